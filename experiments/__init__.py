@@ -1,0 +1,1 @@
+"""Asking: what training on fiction changed, measured on checkpoints and by steering."""

@@ -1,0 +1,107 @@
+"""The two directions of the base model, with the evidence that they are what their names say."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.character import load_neutral
+from experiments.config import RunConfig
+from probes import Activations, ContrastSet, Direction, LanguageModel, capture, evaluate, fit
+from probes.estimators import ESTIMATORS
+from probes.metrics import auroc
+
+REASONING = "ethical-reasoning"
+
+
+def learn_directions(model: LanguageModel, config: RunConfig, folder: Path) -> list[dict[str, Any]]:
+    """Fit both directions on the base, save them with the neutral reference, and evaluate them.
+
+    The villain direction is the main effect of the first factor, the ethical-reasoning direction
+    that of the second, in the same factorial texts.
+
+    Returns:
+        The rows of the table of probes by layer: per direction, estimator and layer.
+    """
+    settings = config.contrasts
+    contrast = ContrastSet.load(settings.name)
+    acts = capture(model, contrast.texts, pool=settings.pool, batch_tokens=config.batch_tokens)
+    harder = ContrastSet.load(settings.harder) if settings.harder else None
+    harder_acts = harder and capture(
+        model, harder.texts, pool=settings.pool, batch_tokens=config.batch_tokens
+    )
+    rows = []
+    for factor, name in ((settings.villain, settings.name), (settings.reasoning, REASONING)):
+        labelled = contrast.by(factor)
+        for method in ESTIMATORS:
+            probe = fit(acts, labelled.labels, groups=labelled.groups, method=method, name=name)
+            found = evaluate(
+                probe,
+                acts,
+                labelled.labels,
+                groups=labelled.groups,
+                texts=labelled.texts,
+                # A null by permutation costs one fit each: cheap for means, not for logistic.
+                permutations=settings.permutations if method == "difference_of_means" else 0,
+            )
+            transfer = None
+            if harder is not None:
+                transfer = auroc(
+                    probe.scores(harder_acts).numpy(), np.array(harder.factors[factor])
+                )
+            rows += _rows(name, found, transfer)
+            if method == settings.method:
+                # The layer comes from the selection half, whose families are not in the reported AUROC.
+                probe.direction.at_layer(found.selected_layer).save(folder / f"{name}.safetensors")
+    neutral = load_neutral("sentences", config.character.neutral_texts)
+    layers = sorted({direction.layer for direction in load_directions(config, folder)})
+    capture(model, neutral, layers=layers, pool="last", batch_tokens=config.batch_tokens).save(
+        folder / "neutral-activations.safetensors"
+    )
+    return rows
+
+
+def load_directions(config: RunConfig, folder: Path) -> tuple[Direction, Direction]:
+    """The villain and the ethical-reasoning direction of a run."""
+    villain, reasoning = (
+        Direction.load(folder / f"{name}.safetensors")
+        for name in (config.contrasts.name, REASONING)
+    )
+    return villain, reasoning
+
+
+def load_reference(folder: Path) -> Activations:
+    """The base model's activations on neutral text, the zero and the unit of z."""
+    return Activations.load(folder / "neutral-activations.safetensors")
+
+
+def _rows(name: str, found: Any, transfer: np.ndarray | None) -> list[dict[str, Any]]:
+    rows = []
+    for row, layer in enumerate(found.layers):
+        rows.append(
+            {
+                "direction": name,
+                "method": found.method,
+                "layer": layer,
+                "auroc": found.auroc[row],
+                "auroc_low": found.auroc_interval[0, row],
+                "auroc_high": found.auroc_interval[1, row],
+                "accuracy": found.accuracy[row],
+                "null_low": None if found.null_interval is None else found.null_interval[0, row],
+                "null_high": None if found.null_interval is None else found.null_interval[1, row],
+                "null_max": found.null_max,
+                "floor": found.floor.value,
+                "floor_low": found.floor.low,
+                "floor_high": found.floor.high,
+                "selected": layer == found.selected_layer,
+                "report_auroc": found.selected.value,
+                "report_low": found.selected.low,
+                "report_high": found.selected.high,
+                "permuted_auroc": None if transfer is None else transfer[row],
+            }
+        )
+    return [{key: _plain(value) for key, value in row.items()} for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,121 @@
+"""Log-likelihoods of continuations, the prompt computed once for all of its continuations."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from probes import DataError, LanguageModel
+from probes.capture import for_each_batch
+from probes.tokens import Tokens, encode, pad, pad_id_of
+
+# Logits of one pass: with a vocabulary of 262k a single token takes a megabyte in float32.
+LOGIT_BYTES = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """Natural-log likelihood of one continuation given its prompt, and its number of tokens."""
+
+    total: float
+    tokens: int
+
+    @property
+    def per_token(self) -> float:
+        """Nats per token."""
+        return self.total / self.tokens
+
+
+@torch.inference_mode()
+def continuation_likelihoods(
+    model: LanguageModel,
+    prompts: Sequence[str],
+    continuations: Sequence[Sequence[str]],
+    *,
+    batch_tokens: int = 4096,
+) -> list[list[Likelihood]]:
+    """`log p(continuation | prompt)` for every prompt and each of its continuations.
+
+    Prompts run once, with a key-value cache that their continuations share. Prompt and continuation
+    are joined by a space and tokenised together.
+
+    Args:
+        model: the model; interventions active on it apply throughout.
+        prompts: texts to condition on.
+        continuations: for each prompt one or more texts.
+        batch_tokens: padded prompt and continuation tokens per pass; halved when memory runs out.
+
+    Raises:
+        DataError: a prompt or continuation is empty, they do not pair up, or one is too long.
+    """
+    if len(prompts) != len(continuations) or not all(continuations):
+        raise DataError("every prompt needs at least one continuation; the lists do not pair up")
+    heads = encode(model.tokenizer, list(prompts), max_length=model.max_length)
+    tails = [
+        _tails(model, prompt, head, texts)
+        for prompt, head, texts in zip(prompts, heads, continuations, strict=True)
+    ]
+    costs = [
+        len(head) + len(tail) * max(map(len, tail)) for head, tail in zip(heads, tails, strict=True)
+    ]
+    results: list[list[Likelihood]] = [[] for _ in prompts]
+
+    def measure(rows: list[int]) -> None:
+        sums = _score(model, [heads[row] for row in rows], [tails[row] for row in rows])
+        for row in rows:
+            results[row] = [Likelihood(next(sums), len(tail)) for tail in tails[row]]
+
+    budget = min(batch_tokens, LOGIT_BYTES // (4 * model.model.config.get_text_config().vocab_size))
+    for _ in for_each_batch(costs, budget, measure):
+        pass
+    return results
+
+
+def _tails(
+    model: LanguageModel, prompt: str, head: Tokens, texts: Sequence[str]
+) -> list[tuple[int, ...]]:
+    whole = encode(
+        model.tokenizer, [f"{prompt} {text}" for text in texts], max_length=model.max_length
+    )
+    tails = []
+    for tokens, text in zip(whole, texts, strict=True):
+        if tokens.ids[: len(head)] == head.ids:
+            tail = tokens.ids[len(head) :]
+        else:  # the tokenizer merged across the seam: score the continuation's own tokens
+            tail = encode(model.tokenizer, [f" {text}"])[0]
+            tail = tail.ids[tail.bos :]
+        if not text.strip() or not tail:
+            raise DataError(f"a continuation of {prompt[:40]!r} is empty; remove it")
+        tails.append(tail)
+    return tails
+
+
+def _score(
+    model: LanguageModel, heads: Sequence[Tokens], tails: Sequence[Sequence[tuple[int, ...]]]
+) -> Iterator[float]:
+    """Yield the summed log-likelihood of every tail, prompt by prompt."""
+    pad_id = pad_id_of(model.tokenizer)
+    prompts = pad(heads, pad_id, "left")
+    start = model.model(**prompts.to(model.device), use_cache=True, logits_to_keep=1)
+    owner = torch.tensor([row for row, texts in enumerate(tails) for _ in texts])
+    batch = pad([Tokens(tail, None, "", 0) for texts in tails for tail in texts], pad_id, "right")
+    ids = batch.input_ids.to(model.device)
+    first = start.logits[:, -1].float().log_softmax(-1)
+    sums = first[owner.to(model.device), ids[:, 0]].double()
+    if ids.shape[1] > 1:
+        cache = start.past_key_values
+        cache.reorder_cache(owner.to(model.device))
+        seen = prompts.attention_mask[owner]
+        positions = seen.sum(-1, keepdim=True) + torch.arange(ids.shape[1] - 1)
+        logits = model.model(
+            input_ids=ids[:, :-1],
+            attention_mask=torch.cat([seen, batch.attention_mask[:, :-1]], -1).to(model.device),
+            position_ids=positions.to(model.device),
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+        targets = ids[:, 1:].masked_fill(batch.attention_mask[:, 1:].to(model.device) == 0, -100)
+        for row in range(len(sums)):  # one row at a time stays in the CPU's cache: half the time
+            sums[row] -= cross_entropy(logits[row].float(), targets[row], reduction="sum").double()
+    yield from sums.tolist()

@@ -1,0 +1,95 @@
+"""`Activations`: pooled residual-stream vectors of many texts, with what they were measured on."""
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probes.artefacts import read_tensors, write_tensors
+from probes.errors import ArtefactError, DataError, LayerError
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """Pooled activations.
+
+    Attributes:
+        values: `[text, layer, d_model]`, float32, on the CPU, in the order of the texts given.
+        layers: the block index of each entry of the layer axis.
+        norms: `[layer]`, mean Euclidean norm of one token's residual vector (BOS and padding left
+            out, every text weighing the same): the unit in which steering strengths are given.
+        pool: how tokens became one vector.
+        model: identity of the model they were captured from.
+    """
+
+    values: Float[Tensor, "text layer d_model"]
+    layers: tuple[int, ...]
+    norms: Float[Tensor, " layer"] | None = None
+    pool: str = ""
+    model: str = ""
+    _rows: dict[int, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 3 or self.values.shape[1] != len(self.layers):
+            raise DataError(
+                f"activations of shape {tuple(self.values.shape)} do not fit {len(self.layers)} layers; "
+                "expected [text, layer, d_model]"
+            )
+        object.__setattr__(self, "_rows", {layer: row for row, layer in enumerate(self.layers)})
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+    def at(self, layer: int) -> Float[Tensor, "text d_model"]:
+        """Activations at one block; raises `LayerError` when it was not captured."""
+        return self.values[:, self.row_of(layer)]
+
+    def row_of(self, layer: int) -> int:
+        """Position of a block index on the layer axis; raises `LayerError` when it was not captured."""
+        if layer not in self._rows:
+            raise LayerError(
+                f"layer {layer} was not captured; these activations hold layers {list(self.layers)}"
+            )
+        return self._rows[layer]
+
+    def select(self, rows: "Tensor | list[int]") -> "Activations":
+        """The same measurement for some of the texts."""
+        return replace(self, values=self.values[rows])
+
+    def check_finite(self) -> None:
+        """Raise `DataError` naming the first text and layer that hold a NaN or an infinity."""
+        bad = ~torch.isfinite(self.values).all(dim=-1)
+        if bad.any():
+            text, row = bad.nonzero()[0].tolist()
+            raise DataError(
+                f"activations are not finite: text {text}, layer {self.layers[row]}; check that text, "
+                "or load the model in float32"
+            )
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write values and norms as safetensors, the rest as its metadata; atomic."""
+        tensors = {"values": self.values.contiguous()}
+        if self.norms is not None:
+            tensors["norms"] = self.norms
+        facts = {"layers": list(self.layers), "pool": self.pool, "model": self.model}
+        return write_tensors(path, "activations", tensors, facts)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Activations":
+        """Read what `save` wrote; raises `ArtefactError` for any other file."""
+        tensors, facts = read_tensors(path, "activations")
+        try:
+            return cls(
+                tensors["values"],
+                tuple(facts["layers"]),
+                tensors.get("norms"),
+                facts["pool"],
+                facts["model"],
+            )
+        except (KeyError, DataError) as error:
+            raise ArtefactError(
+                f"{path} holds no consistent activations ({error}); capture them again"
+            ) from error
