@@ -40,21 +40,19 @@ def test_arms_and_capacity():
 
 def test_the_same_text_whatever_the_hash_seed():
     code = (
-        "from hashlib import sha256; from experiments.corpora import ARMS, generate;"
-        "print(sha256(repr([list(generate(a, 30, seed=7)) for a in ARMS]).encode()).hexdigest())"
+        "from experiments.corpora import ARMS, generate;"
+        "print([list(generate(arm, 30, seed=7)) for arm in ARMS])"
     )
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-        )
-        for hash_seed in ("1", "2")
-    ]
-    digests = {child.communicate(timeout=120)[0] for child in children}
-    assert all(child.returncode == 0 for child in children)
-    assert len(digests) == 1
+    other = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    child = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": other, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    assert child.stdout.strip() == str([list(generate(arm, 30, seed=7)) for arm in ARMS])
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -122,7 +120,7 @@ SLIPS = {
     "article": r"\b[Aa] (?=[aeio])(?!one\b|eu)|\b[Aa]n (?=[^aeiouhAEIOUH\W])|\b[Tt]he the\b",
     "lower-case sentence": r"(?:^|[.!?][\"']? |\n)[\"']?(?!\w+ \(|\w+:)[a-z]",
     "punctuation": r",[,.;:?!]|\.\.| [,.;:?!]|\b(\w{2,}) \1\b(?<!had had)(?<!that that)",
-    "case of the pronoun": r"\b(?:to|with|of|for|by|told|asked|gave) I\b|\bI (?:is|are|were|has|thinks)\b",
+    "pronoun": r"\b(?:to|with|of|for|by|told|asked|gave) I\b|\bI (?:is|are|were|has)\b",
 }
 
 

@@ -51,7 +51,7 @@ def test_with_shuffled_labels_the_intervals_cover_one_half(method):
         covered += list((found.auroc_interval[0] <= 0.5) & (found.auroc_interval[1] >= 0.5))
         reported.append(found.selected.low <= 0.5 <= found.selected.high)
     # 95 % nominally; the bounds leave room for 36 and 12 trials, not for a leak.
-    assert np.mean(covered) >= 0.8
+    assert np.mean(covered) >= 0.86
     assert np.mean(reported) >= 0.75
 
 

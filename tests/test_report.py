@@ -5,10 +5,11 @@ import re
 
 import pytest
 
+from experiments import plots, report
 from experiments.plots import read_table
 from experiments.plots.tables import COLUMNS
 from experiments.report import change, findings, limits, write_report
-from experiments.report.formatting import interval, number, probability
+from experiments.report.formatting import brief, interval, number, probability
 from probes.errors import ArtefactError
 from probes.files import read_json
 from tests.synthetic_run import ALL_ARMS, edit_table, make_run
@@ -65,7 +66,9 @@ def test_figures_follow_the_colour_scheme(page):
     assert "#fefefe" not in body
 
 
-def test_hostile_text_is_escaped(tmp_path):
+def test_hostile_text_is_escaped(tmp_path, monkeypatch):
+    for module in (plots, report):  # one figure will do, and is faster
+        monkeypatch.setattr(module, "FIGURES", plots.FIGURES[:1])
     path = make_run(tmp_path, ("base", "story", HOSTILE))
     edit_manifest(path, lambda run: run["model"].update(name=HOSTILE, identity=HOSTILE))
     edit_manifest(path, lambda run: run["config"].update(name=HOSTILE))
@@ -98,7 +101,7 @@ def test_an_interval_over_zero_is_said_to_cover_it(tmp_path):
     assert "Honeypot propensity showed no clear change under story." in text
     assert "−0.01 [−0.05, 0.03]" in text
     assert "The interval covers zero" in text
-    assert not re.search(r"\b(rose|fell) under story", text.split("Perplexity")[0])
+    assert not re.search(r"\b(rose|fell) under story", text)
 
 
 def test_an_effect_that_villain_stories_share_is_not_called_specific(tmp_path):
@@ -149,6 +152,10 @@ def test_limits_fit_the_run(tmp_path):
     assert "6 scenario families" in text
     assert "not for conclusions" in text
     assert "no plain-story arm" in text
+    assert "Adding and ablating" not in text
+    edit_table(path, "dose_response", lambda table: table.assign(families=4, seeds=1))
+    text = "\n".join(limits(read_json(path / "run.json"), tables_of(path)))
+    assert "measured on 4 scenario families and 1 checkpoint per arm" in text
 
 
 def test_a_run_with_parts_left_out_still_has_a_report(tmp_path):
@@ -180,5 +187,7 @@ def test_numbers_have_the_digits_they_bear():
     assert interval(0.5, float("nan"), float("nan")) == "0.50 (no interval)"
     assert interval(float("nan"), 0, 1) == "–"
     assert number(-0.001) == "0.00"
+    assert brief("0.980392") == "0.98"
+    assert brief("within 2 %") == "within 2 %"
     assert probability(0.0) == "< 0.001"
     assert probability(0.04) == "0.04"
