@@ -26,15 +26,20 @@ def learn_directions(model: LanguageModel, config: RunConfig, folder: Path) -> l
     settings = config.contrasts
     contrast = ContrastSet.load(settings.name)
     acts = capture(model, contrast.texts, pool=settings.pool, batch_tokens=config.batch_tokens)
-    harder = ContrastSet.load(settings.harder) if settings.harder else None
-    harder_acts = harder and capture(
-        model, harder.texts, pool=settings.pool, batch_tokens=config.batch_tokens
-    )
+    harder = _harder(model, config)
     rows = []
     for factor, name in ((settings.villain, settings.name), (settings.reasoning, REASONING)):
         labelled = contrast.by(factor)
         for method in ESTIMATORS:
-            probe = fit(acts, labelled.labels, groups=labelled.groups, method=method, name=name)
+            # Any layer will do here: `evaluate` selects one on families that it does not report on.
+            probe = fit(
+                acts,
+                labelled.labels,
+                groups=labelled.groups,
+                method=method,
+                layer=acts.layers[0],
+                name=name,
+            )
             found = evaluate(
                 probe,
                 acts,
@@ -45,13 +50,10 @@ def learn_directions(model: LanguageModel, config: RunConfig, folder: Path) -> l
                 permutations=settings.permutations if method == "difference_of_means" else 0,
             )
             transfer = None
-            if harder is not None:
-                transfer = auroc(
-                    probe.scores(harder_acts).numpy(), np.array(harder.factors[factor])
-                )
+            if harder is not None and factor == settings.villain:
+                transfer = auroc(probe.scores(harder[0]).numpy(), np.array(harder[1]))
             rows += _rows(name, found, transfer)
             if method == settings.method:
-                # The layer comes from the selection half, whose families are not in the reported AUROC.
                 probe.direction.at_layer(found.selected_layer).save(folder / f"{name}.safetensors")
     neutral = load_neutral("sentences", config.character.neutral_texts)
     layers = sorted({direction.layer for direction in load_directions(config, folder)})
@@ -59,6 +61,21 @@ def learn_directions(model: LanguageModel, config: RunConfig, folder: Path) -> l
         folder / "neutral-activations.safetensors"
     )
     return rows
+
+
+def _harder(model: LanguageModel, config: RunConfig) -> tuple[Activations, tuple[int, ...]] | None:
+    """The harder set's texts without deliberation, and their villain labels.
+
+    Both sets share situations and deliberating clauses; only its acts are new.
+    """
+    settings = config.contrasts
+    if settings.harder is None:
+        return None
+    contrast = ContrastSet.load(settings.harder, label=settings.villain)
+    rows = [row for row, level in enumerate(contrast.factors[settings.reasoning]) if not level]
+    texts = [contrast.texts[row] for row in rows]
+    acts = capture(model, texts, pool=settings.pool, batch_tokens=config.batch_tokens)
+    return acts, tuple(contrast.labels[row] for row in rows)
 
 
 def load_directions(config: RunConfig, folder: Path) -> tuple[Direction, Direction]:

@@ -1,14 +1,15 @@
 """The main job: directions on the base, checkpoints, measures, steering, tables, figures, report."""
 
-import gc
+import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from experiments import ablation, corpora, directions, plots, report
+from experiments import ablation, corpora, directions, report
 from experiments.ablation import Condition
 from experiments.config import RunConfig
 from experiments.measurement import measure_checkpoint
@@ -16,7 +17,11 @@ from experiments.runs import Run, open_run
 from experiments.tables import write_tables
 from experiments.training import train_adapter
 from probes import LanguageModel, load
+from probes.adapters import attached
 from probes.files import read_json
+
+# How much dearer a trained token is than a captured one, for the time left.
+TRAINING_COST = 8
 
 
 def run(config: RunConfig, folder: Path) -> Path:
@@ -27,16 +32,15 @@ def run(config: RunConfig, folder: Path) -> Path:
     """
     with open_run(folder, config) as job:
         work = _Work(job)
-        units = work.units()
-        with tqdm(total=sum(unit.cost for unit in units), unit="tok", unit_scale=True) as bar:
-            for unit in units:
+        left = [unit for unit in work.units() if not job.is_done(unit.name)]
+        with tqdm(total=sum(unit.cost for unit in left), unit="tok", unit_scale=True) as bar:
+            work.on_tokens = bar.update
+            done = 0
+            for unit in left:
                 bar.set_description(unit.name)
-                if job.is_done(unit.name):
-                    bar.total -= unit.cost  # so that the time left is that of the work left
-                    continue
                 job.unit(unit.name, unit.compute)
-                bar.update(unit.cost)
-        work.release()
+                done += unit.cost
+                bar.update(done - bar.n)
         write_tables(folder, config, **work.results())
         job.finish()
         return publish(folder)
@@ -44,7 +48,6 @@ def run(config: RunConfig, folder: Path) -> Path:
 
 def publish(folder: Path) -> Path:
     """Draw the figures and write the report of a run whose tables are there; returns its path."""
-    plots.draw_all(folder)
     return report.write_report(folder)
 
 
@@ -58,14 +61,13 @@ class Unit:
 
 
 class _Work:
-    """The units of one run, and the model that the last of them used."""
+    """The units of one run and the base model that they share."""
 
     def __init__(self, job: Run) -> None:
         self.job = job
         self.config: RunConfig = job.config
         self.directions = job.folder / "directions"
-        self._model: LanguageModel | None = None
-        self._adapter: Path | None = None
+        self.on_tokens: Callable[[int], Any] = lambda tokens: None
 
     def units(self) -> list[Unit]:
         """All units in order; a later one reads what earlier ones left in the run directory."""
@@ -77,7 +79,7 @@ class _Work:
                 units.append(
                     Unit(
                         f"train/{arm}/seed-{seed}",
-                        8 * tokens,
+                        TRAINING_COST * tokens,
                         lambda a=arm, s=seed: self.train(a, s),
                     )
                 )
@@ -111,22 +113,7 @@ class _Work:
 
     def learn(self) -> list[dict[str, Any]]:
         """Directions and neutral reference of the base."""
-        model = self.checkpoint("base", 0)
-        config = model.model.config.get_text_config(decoder=True)
-        self.job.record_model(
-            {
-                "name": self.config.model,
-                "identity": model.identity,
-                "architecture": type(model.model).__name__,
-                "n_layers": model.n_layers,
-                "d_model": model.d_model,
-                "vocabulary": config.vocab_size,
-                "parameters": model.model.num_parameters(),
-                "dtype": str(model.dtype).removeprefix("torch."),
-                "device": str(model.device),
-            }
-        )
-        return directions.learn_directions(model, self.config, self.directions)
+        return directions.learn_directions(self.base, self.config, self.directions)
 
     def train(self, arm: str, seed: int) -> dict[str, Any]:
         """One adapter; the corpus differs between seeds, so that seeds cover the choice of documents."""
@@ -135,11 +122,16 @@ class _Work:
             corpus = corpora.generate(
                 arm, corpora.capacity(arm), seed=self.config.corpus_seed + seed
             )
-            model = self.checkpoint("base", 0)
-            self.job.record_model({"name": self.config.model, "identity": model.identity})
-            self.release()  # training leaves its adapter on the model
+            texts = (document.text for document in corpus)
+            settings = self.config.training
+            per_step = TRAINING_COST * settings.blocks_per_step * settings.block_tokens
             train_adapter(
-                model, (document.text for document in corpus), out, self.config.training, seed=seed
+                self.base,
+                texts,
+                out,
+                settings,
+                seed=seed,
+                on_step=lambda: self.on_tokens(per_step),
             )
         return read_json(out / "training.json")
 
@@ -147,26 +139,36 @@ class _Work:
         """All measures of one checkpoint."""
         both = directions.load_directions(self.config, self.directions)
         reference = directions.load_reference(self.directions)
-        return measure_checkpoint(self.checkpoint(arm, seed), self.config, both, reference)
+        with self.checkpoint(arm, seed) as model:
+            return measure_checkpoint(model, self.config, both, reference)
 
     def steer(self, arm: str, seed: int, condition: Condition) -> list[dict[str, Any]]:
         """Honeypots of one checkpoint under one condition."""
         villain, _ = directions.load_directions(self.config, self.directions)
-        return ablation.score_condition(self.checkpoint(arm, seed), self.config, condition, villain)
+        with self.checkpoint(arm, seed) as model:
+            return ablation.score_condition(model, self.config, condition, villain)
 
-    def checkpoint(self, arm: str, seed: int) -> LanguageModel:
-        """The model of an arm and seed, loaded unless it is the one loaded last."""
-        adapter = None if arm == "base" else self._folder_of(arm, seed)
-        if self._model is None or adapter != self._adapter:
-            self.release()
-            self._model = load(self.config.model, dtype=self.config.dtype, adapter=adapter)
-            self._adapter = adapter
-        return self._model
+    @functools.cached_property
+    def base(self) -> LanguageModel:
+        """The base model, loaded when the first unit needs it; the same weights as when the run began."""
+        model = load(self.config.model, dtype=self.config.dtype)
+        self.job.record_model(
+            {
+                "name": self.config.model,
+                "identity": model.identity,
+                "architecture": type(model.model).__name__,
+                "n_layers": model.n_layers,
+                "d_model": model.d_model,
+                "parameters": model.model.num_parameters(),
+                "dtype": str(model.dtype).removeprefix("torch."),
+                "device": str(model.device),
+            }
+        )
+        return model
 
-    def release(self) -> None:
-        """Let go of the loaded model."""
-        self._model = self._adapter = None
-        gc.collect()
+    def checkpoint(self, arm: str, seed: int) -> AbstractContextManager[LanguageModel]:
+        """The model of an arm and seed: the base, with its adapter inside a `with`."""
+        return attached(self.base, None if arm == "base" else self._folder_of(arm, seed))
 
     def results(self) -> dict[str, Any]:
         """All units' results, arranged as `write_tables` takes them."""

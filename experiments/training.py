@@ -1,7 +1,9 @@
 """One checkpoint: an arm's documents in equal token blocks, LoRA by PEFT, the loop by TRL."""
 
+import math
 import shutil
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 
 from experiments.config import Training
 from probes import DataError, LanguageModel, ModelError
-from probes.adapters import changes_anything
+from probes.adapters import changes_anything, unchanged
 from probes.files import read_json, write_json
 from probes.tokens import encode
 
@@ -66,12 +68,19 @@ def token_blocks(tokenizer: Any, documents: Iterable[str], count: int, block_tok
 
 
 def train_adapter(
-    model: LanguageModel, documents: Iterable[str], out: Path, settings: Training, *, seed: int
+    model: LanguageModel,
+    documents: Iterable[str],
+    out: Path,
+    settings: Training,
+    *,
+    seed: int,
+    on_step: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Train one LoRA adapter and write it to the folder `out`, complete or not at all.
 
     Progress is saved beside `out` every `save_steps` steps; a call after a crash goes on from there
-    and ends with the same weights. `model` is left with the adapter on it: load it anew for the next.
+    and ends with the same weights. `model` itself is given back as it was. `on_step` is called after
+    every optimiser step.
 
     Returns:
         Steps, tokens, documents used and split, first and last loss.
@@ -82,7 +91,8 @@ def train_adapter(
     """
     from datasets import Dataset
     from peft import LoraConfig
-    from trl import SFTConfig, SFTTrainer
+    from transformers import PrinterCallback
+    from trl import SFTConfig
 
     scratch = out.with_name(f".{out.name}.training")
     blocks = token_blocks(
@@ -108,6 +118,7 @@ def train_adapter(
         logging_steps=1,
         report_to="none",
         disable_tqdm=True,
+        logging_strategy="steps",
         use_cpu=model.device.type == "cpu",
         dataloader_pin_memory=model.device.type == "cuda",
     )
@@ -117,22 +128,30 @@ def train_adapter(
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    torch.manual_seed(seed)
-    trainer = SFTTrainer(
-        model=model.model,
-        args=arguments,
-        train_dataset=Dataset.from_list(blocks.rows),
-        processing_class=model.tokenizer,
-        peft_config=lora,
-    )
-    trainer.train(resume_from_checkpoint=_last_complete_checkpoint(scratch))
+    with unchanged(model.model), torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # libraries speaking to each other
+        torch.manual_seed(seed)
+        trainer = _trainer_class(model.device)(
+            model=model.model,
+            args=arguments,
+            train_dataset=Dataset.from_list(blocks.rows),
+            processing_class=model.tokenizer,
+            peft_config=lora,
+            callbacks=[_after_each_step(on_step)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        try:
+            trainer.train(resume_from_checkpoint=_last_complete_checkpoint(scratch))
+            trainer.save_model(str(scratch / "finished"))
+        finally:
+            trainer.accelerator.unwrap_model(trainer.model).unload()
+            vars(model.model).pop("forward", None)  # TRL's fused head, an attribute of the instance
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    if not all(map(torch.isfinite, map(torch.tensor, losses))):
+    if not all(map(math.isfinite, losses)):
         raise ModelError(
             f"training of {out} diverged (loss {losses[-1]}); lower training.learning_rate"
         )
     finished = scratch / "finished"
-    trainer.save_model(str(finished))
     _check_it_learned(finished)
     facts = {
         "steps": settings.steps,
@@ -145,6 +164,38 @@ def train_adapter(
     _publish(finished, out, facts)
     shutil.rmtree(scratch, ignore_errors=True)
     return facts
+
+
+def _trainer_class(device: torch.device) -> type:
+    """TRL's trainer; on a CPU with the model's own loss.
+
+    TRL's fused head computes the logits again in the backward pass to save memory, which a CPU has:
+    with a vocabulary of 262k that is a third of a training step.
+    """
+    from trl import SFTTrainer
+
+    class WholeLogitsTrainer(SFTTrainer):
+        def compute_loss(
+            self,
+            model: Any,
+            inputs: dict[str, Any],
+            *args: Any,
+            num_items_in_batch: Any = None,
+            **options: Any,
+        ) -> torch.Tensor:
+            return model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch).loss
+
+    return WholeLogitsTrainer if device.type == "cpu" else SFTTrainer
+
+
+def _after_each_step(call: Callable[[], None]) -> Any:
+    from transformers import TrainerCallback
+
+    class AfterEachStep(TrainerCallback):
+        def on_step_end(self, *args: Any, **options: Any) -> None:
+            call()
+
+    return AfterEachStep()
 
 
 def _last_complete_checkpoint(folder: Path) -> str | None:

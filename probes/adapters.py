@@ -1,20 +1,28 @@
 """Putting a PEFT adapter onto a model, and refusing one that does not fit or does nothing."""
 
+import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from probes.errors import ModelError
+from probes.files import sha256_file, sha256_json
+
+if TYPE_CHECKING:
+    from probes.models import LanguageModel
 
 
-def attach(model: Any, adapter: str | os.PathLike) -> None:
-    """Load the adapter in folder `adapter` onto a transformers model, in place.
+def attach(model: Any, adapter: str | os.PathLike) -> Any:
+    """Load the adapter in folder `adapter` onto a transformers model, in place; returns PEFT's wrapper.
 
     PEFT only warns when keys do not match, which would compare the base with itself; here it is an
-    error, as is an adapter whose update is zero.
+    error, as is an adapter whose update is zero. After an error the model is as it was.
 
     Raises:
         ModelError: files are missing or corrupt, keys do not match the model, or nothing changes.
@@ -30,6 +38,15 @@ def attach(model: Any, adapter: str | os.PathLike) -> None:
             )
     try:
         stored = load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{weights} cannot be read ({_first_line(error)}); train it again"
+        ) from error
+    if not changes_anything(stored):
+        raise ModelError(
+            f"{folder}: the adapter changes nothing: its update is zero; train it again"
+        )
+    try:
         wrapped = PeftModel.from_pretrained(model, str(folder))
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ModelError(
@@ -37,14 +54,56 @@ def attach(model: Any, adapter: str | os.PathLike) -> None:
         ) from error
     expected = set(get_peft_model_state_dict(wrapped))
     if expected != set(stored):
+        wrapped.unload()
         odd = sorted(expected.symmetric_difference(stored))
         raise ModelError(
             f"{folder}: the adapter was made for another model: {len(odd)} tensors have no counterpart (first: {odd[0]})"
         )
-    if not changes_anything(stored):
-        raise ModelError(
-            f"{folder}: the adapter changes nothing: its update is zero; train it again"
-        )
+    return wrapped
+
+
+@contextmanager
+def attached(
+    model: "LanguageModel", adapter: str | os.PathLike | None
+) -> "Iterator[LanguageModel]":
+    """The model with an adapter on it inside the block, and exactly as it was afterwards.
+
+    Many checkpoints of one base can be measured in this way without loading it again. `None` gives
+    the model itself.
+
+    Raises:
+        ModelError: as `attach`.
+    """
+    if adapter is None:
+        yield model
+        return
+    with unchanged(model.model):
+        wrapped = attach(model.model, adapter)
+        try:
+            yield replace(model, identity=identity_with(model.identity, adapter))
+        finally:
+            wrapped.unload()
+
+
+@contextmanager
+def unchanged(model: Any) -> Iterator[None]:
+    """Give a transformers model back its mode, configuration and `requires_grad` at the block's end."""
+    training = model.training
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    config, generation_config = copy.deepcopy((model.config, model.generation_config))
+    try:
+        yield
+    finally:
+        model.train(training)
+        vars(model.config).update(vars(config))
+        model.generation_config = generation_config
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in trainable)
+
+
+def identity_with(identity: str, adapter: str | os.PathLike) -> str:
+    """Identity of a model of this identity with the adapter on it."""
+    return sha256_json([identity, sha256_file(Path(adapter) / "adapter_model.safetensors")])
 
 
 def changes_anything(tensors: dict[str, Any]) -> bool:

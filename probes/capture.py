@@ -183,7 +183,7 @@ def _covered(tokens: Tokens, span: tuple[int, int], row: int) -> list[bool]:
             "character ranges need a fast tokenizer, which reports where its tokens lie in the text"
         )
     start, end = span
-    covered = [first < end and last > start for first, last in tokens.offsets]
+    covered = [max(first, start) < min(last, end) for first, last in tokens.offsets]
     if not any(covered):
         raise DataError(
             f"range {(start, end)} of text {row} covers no token; the text has {len(tokens.rendered)} characters"

@@ -76,7 +76,8 @@ def _newton(
             break
         curvature = (p * (1 - p)).unsqueeze(-1)
         hessian = design.transpose(1, 2) @ (curvature * design) + torch.diag(penalty + 1e-9)
-        step = torch.linalg.solve(hessian, gradient)
+        factor = torch.linalg.cholesky(hessian)
+        step = torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1)
         size = torch.ones_like(current)
         for _ in range(20):  # halve the step where it overshoots
             proposed = loss(beta - size[:, None] * step)
