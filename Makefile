@@ -6,7 +6,7 @@ export STORYPRIOR_CACHE ?= $(CURDIR)/$(VENV)/cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 RUN ?= runs/demo
 
-.PHONY: demo test check clean
+.PHONY: demo test check pictures clean
 
 demo: $(VENV)/model
 	$(BIN)/storyprior run demo --out $(RUN)
@@ -32,6 +32,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 $(VENV)/model: $(VENV)/installed
 	$(BIN)/storyprior prepare gemma-3-270m
 	touch $@
+
+# The pictures of the README.
+pictures: demo
+	cp $(RUN)/figures/prior_shift.png $(RUN)/figures/auroc_by_layer.png docs/images/
 
 clean:
 	rm -rf $(VENV) runs

@@ -28,13 +28,14 @@ class Condition:
 
     def intervention(self, villain: Direction) -> Intervention | None:
         """What it does to a model, given the base's villain direction."""
+        strength = self.strength or 0.0
         match self.operation:
             case "add":
-                return Add(villain, self.strength)
+                return Add(villain, strength)
             case "ablate":
                 return Ablate(villain)
             case "add-random":
-                return Add(random_direction(villain, seed=self.replicate), self.strength)
+                return Add(random_direction(villain, seed=self.replicate), strength)
         return None
 
 

@@ -83,15 +83,16 @@ def score_projections(
     that the z of all checkpoints are in one unit. `cosine` is `⟨h, u⟩ / ‖h‖`, which a mere growth of
     the residual norm leaves alone.
     """
-    layers = sorted({direction.layer for direction in directions})
+    layers = sorted({direction.selected_layer for direction in directions})
     acts = capture(
         model, [p.prompt for p in prompts], layers=layers, pool="last", batch_tokens=batch_tokens
     )
     rows = []
     for direction in directions:
-        unit = direction.at(direction.layer)
-        neutral = reference.at(direction.layer) @ unit
-        hidden = acts.at(direction.layer)
+        layer = direction.selected_layer
+        unit = direction.at(layer)
+        neutral = reference.at(layer) @ unit
+        hidden = acts.at(layer)
         z = ((hidden @ unit) - neutral.mean()) / neutral.std()
         cosine = (hidden @ unit) / hidden.norm(dim=-1)
         for prompt, value, angle in zip(prompts, z.tolist(), cosine.tolist(), strict=True):
@@ -100,7 +101,7 @@ def score_projections(
                     "family": prompt.family,
                     "subject": prompt.subject,
                     "direction": direction.name,
-                    "layer": direction.layer,
+                    "layer": layer,
                     "z": value,
                     "cosine": angle,
                 }

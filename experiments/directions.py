@@ -56,7 +56,7 @@ def learn_directions(model: LanguageModel, config: RunConfig, folder: Path) -> l
             if method == settings.method:
                 probe.direction.at_layer(found.selected_layer).save(folder / f"{name}.safetensors")
     neutral = load_neutral("sentences", config.character.neutral_texts)
-    layers = sorted({direction.layer for direction in load_directions(config, folder)})
+    layers = sorted({direction.selected_layer for direction in load_directions(config, folder)})
     capture(model, neutral, layers=layers, pool="last", batch_tokens=config.batch_tokens).save(
         folder / "neutral-activations.safetensors"
     )

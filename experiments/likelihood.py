@@ -88,8 +88,8 @@ def _tails(
         if tokens.ids[: len(head)] == head.ids:
             tail = tokens.ids[len(head) :]
         else:  # the tokenizer merged across the seam: score the continuation's own tokens
-            tail = encode(model.tokenizer, [f" {text}"])[0]
-            tail = tail.ids[tail.bos :]
+            own = encode(model.tokenizer, [f" {text}"])[0]
+            tail = own.ids[own.bos :]
         if not text.strip() or not tail:
             raise DataError(f"a continuation of {prompt[:40]!r} is empty; remove it")
         tails.append(tail)

@@ -1,9 +1,9 @@
 """The main job: directions on the base, checkpoints, measures, steering, tables, figures, report."""
 
-import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -76,24 +76,13 @@ class _Work:
         units = [Unit("directions", 25_000, self.learn)]
         for arm, seed in self.checkpoints():
             if arm != "base":
-                units.append(
-                    Unit(
-                        f"train/{arm}/seed-{seed}",
-                        TRAINING_COST * tokens,
-                        lambda a=arm, s=seed: self.train(a, s),
-                    )
-                )
-            units.append(
-                Unit(f"measure/{arm}/seed-{seed}", 14_000, lambda a=arm, s=seed: self.measure(a, s))
-            )
-            units += [
-                Unit(
-                    f"steer/{arm}/seed-{seed}/{condition.name}",
-                    5_000,
-                    lambda a=arm, s=seed, c=condition: self.steer(a, s, c),
-                )
-                for condition in self.conditions(arm, seed)
-            ]
+                train = partial(self.train, arm, seed)
+                units.append(Unit(f"train/{arm}/seed-{seed}", TRAINING_COST * tokens, train))
+            measure = partial(self.measure, arm, seed)
+            units.append(Unit(f"measure/{arm}/seed-{seed}", 14_000, measure))
+            for condition in self.conditions(arm, seed):
+                name = f"steer/{arm}/seed-{seed}/{condition.name}"
+                units.append(Unit(name, 5_000, partial(self.steer, arm, seed, condition)))
         return units
 
     def checkpoints(self) -> list[tuple[str, int]]:
@@ -148,7 +137,7 @@ class _Work:
         with self.checkpoint(arm, seed) as model:
             return ablation.score_condition(model, self.config, condition, villain)
 
-    @functools.cached_property
+    @cached_property
     def base(self) -> LanguageModel:
         """The base model, loaded when the first unit needs it; the same weights as when the run began."""
         model = load(self.config.model, dtype=self.config.dtype)
@@ -172,7 +161,8 @@ class _Work:
 
     def results(self) -> dict[str, Any]:
         """All units' results, arranged as `write_tables` takes them."""
-        measured, trained, steered = {}, [], {}
+        measured, trained = {}, []
+        steered: dict[tuple[str, str, float | None], list[Any]] = {}
         for arm, seed in self.checkpoints():
             measured[arm, seed] = self.job.result(f"measure/{arm}/seed-{seed}")
             if arm != "base":

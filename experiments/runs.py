@@ -102,7 +102,7 @@ def open_run(folder: Path, config: RunConfig) -> Iterator[Run]:
         ArtefactError: the folder holds a run of another configuration, other assets or claims, or
             something that is no run; another process is working in it; or it cannot be written.
     """
-    fresh = {
+    fresh: dict[str, Any] = {
         "config": config.model_dump(mode="json"),
         "hashes": {"config": sha256_json(config.model_dump(mode="json")), **asset_hashes()},
         "claims": as_json(),

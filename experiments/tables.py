@@ -222,7 +222,7 @@ def dose_table(measures: Measures, steering: dict) -> pd.DataFrame:
             [pd.DataFrame(items).assign(seed=k) for k, items in enumerate(replicates)]
         )
         panel = panel_of(frame, "propensity", paraphrase="paraphrase")[0]
-        effect = measures.bootstrap(*panel.shape[1:], seeds=panel.shape[0]).mean(panel)
+        effect = measures.bootstrap(panel.shape[1], panel.shape[2], panel.shape[0]).mean(panel)
         rows.append({"arm": arm, "operation": operation, "strength": strength, **_figures(effect)})
     return pd.DataFrame(rows)
 

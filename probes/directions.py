@@ -92,6 +92,15 @@ class Direction:
         """Width of the residual stream."""
         return self.vectors.shape[1]
 
+    @property
+    def selected_layer(self) -> int:
+        """The selected layer; raises `LayerError` when none was selected."""
+        if self.layer is None:
+            raise LayerError(
+                f"direction {self.name!r} has no selected layer; choose one with at_layer({self.layers[0]})"
+            )
+        return self.layer
+
     def row_of(self, layer: int) -> int:
         """Row of a block index; raises `LayerError` when the direction has none there."""
         if layer not in self.layers:

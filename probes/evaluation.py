@@ -192,15 +192,15 @@ def bag_of_words_scores(
     seed: int = 0,
 ) -> Float[np.ndarray, " text"]:
     """Out-of-fold scores of a TF-IDF (1–2 grams) logistic classifier on the grouped folds."""
-    texts = np.asarray(texts, dtype=object)
+    documents = np.asarray(texts, dtype=object)
     scores = np.empty(len(texts))
     for train, test in grouped_folds(groups, folds, seed):
         classifier = make_pipeline(
             TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b"),
             LogisticRegression(max_iter=1000),
         )
-        classifier.fit(texts[train], labels[train])
-        scores[test] = classifier.decision_function(texts[test])
+        classifier.fit(documents[train], labels[train])
+        scores[test] = classifier.decision_function(documents[test])
     return scores
 
 
@@ -228,7 +228,9 @@ def _selected(
         acts.values[selection], y[None, selection], half, method, folds=folds, seed=seed
     )[0]
     layer = acts.layers[int(np.argmax(auroc(scores, y[selection])))]
-    probe = fit(acts.select(selection), y[selection], groups=half, method=method, layer=layer)
+    probe = fit(
+        acts.select(selection), y[selection].tolist(), groups=half, method=method, layer=layer
+    )
     held_out = probe.score(acts.select(report)).numpy()[:, None]
     draws = bootstrap_auroc(
         held_out,

@@ -35,7 +35,7 @@ class Probe:
     @property
     def layer(self) -> int:
         """The selected layer."""
-        return self.direction.layer
+        return self.direction.selected_layer
 
     def score(self, acts: Activations, layer: int | None = None) -> Float[Tensor, " text"]:
         """Signed distance of each text from the boundary, positive where the concept is predicted.

@@ -1,7 +1,7 @@
 """Batched continuation of prompts, independent of padding and reproducible from a seed."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -39,22 +39,23 @@ def generate(
     Raises:
         DataError: no prompt, an empty or too long one, or an option out of its range.
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    texts: list[Any] = [prompts] if isinstance(prompts, str) else list(prompts)
     if max_new_tokens < 1 or batch_size < 1 or temperature <= 0 or not 0 < top_p <= 1:
         raise DataError(
             "generate needs max_new_tokens >= 1, batch_size >= 1, temperature > 0 and top_p in (0, 1]; "
             f"got {max_new_tokens}, {batch_size}, {temperature}, {top_p}"
         )
     room = None if model.max_length is None else model.max_length - max_new_tokens
-    encoded = encode(model.tokenizer, prompts, max_length=room)
+    encoded = encode(model.tokenizer, texts, max_length=room)
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if do_sample else {}
     devices = [model.device] if model.device.type == "cuda" else []
     continuations: list[str] = []
+    transformer: Any = model.model
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         for start in range(0, len(encoded), batch_size):
             batch = pad(encoded[start : start + batch_size], pad_id_of(model.tokenizer), "left")
-            output = model.model.generate(
+            output = transformer.generate(
                 input_ids=batch.input_ids.to(model.device),
                 attention_mask=batch.attention_mask.to(model.device),
                 max_new_tokens=max_new_tokens,

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from probes.errors import LayerError, ModelError
 
+Blocks = nn.ModuleList | nn.Sequential
+"""The transformer blocks of a model, in order."""
 
-def find_blocks(model: nn.Module, path: str | None = None) -> nn.ModuleList:
+
+def find_blocks(model: nn.Module, path: str | None = None) -> Blocks:
     """The list of transformer blocks of `model`, in order.
 
     Without a path it is the one outermost `ModuleList` that has as many entries as the (text)
@@ -44,7 +47,7 @@ def find_blocks(model: nn.Module, path: str | None = None) -> nn.ModuleList:
     )
 
 
-def _at_path(model: nn.Module, path: str) -> nn.ModuleList:
+def _at_path(model: nn.Module, path: str) -> Blocks:
     try:
         blocks = model.get_submodule(path)
     except AttributeError as error:
@@ -66,7 +69,7 @@ def resolve_layers(layers: str | int | Sequence[int], depth: int) -> tuple[int, 
     """
     if layers == "all":
         return tuple(range(depth))
-    chosen = (layers,) if isinstance(layers, int) else tuple(layers)
+    chosen: tuple[Any, ...] = (layers,) if isinstance(layers, int) else tuple(layers)
     for layer in chosen:
         if not isinstance(layer, int) or isinstance(layer, bool) or not 0 <= layer < depth:
             raise LayerError(

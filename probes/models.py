@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from probes.errors import ModelError
 from probes.files import read_json, sha256_file, sha256_json
-from probes.layers import find_blocks
+from probes.layers import Blocks, find_blocks
 from probes.tokens import Text
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class LanguageModel:
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
-    blocks: nn.ModuleList
+    blocks: Blocks
     name: str = ""
     identity: str = ""
 
@@ -59,7 +58,7 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """Device of the input embeddings."""
-        return self.model.get_input_embeddings().weight.device
+        return next(self.model.get_input_embeddings().parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -108,13 +107,14 @@ def load(
     source = conversion.materialise(ref)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, revision=revision, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
     except (
         Exception
     ) as error:  # transformers raises a dozen kinds here, down to bare SafetensorError
         raise ModelError(_why_unloadable(ref, source, error)) from error
+    model, info = loaded
     if info["missing_keys"] or info["mismatched_keys"]:
         wrong = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
         raise ModelError(
@@ -145,8 +145,9 @@ def wrap(
     Raises:
         ModelError: the blocks cannot be found; `blocks="path.to.layers"` names them.
     """
-    if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
-        model = model.get_base_model()
+    inner: Any = model
+    if hasattr(inner, "peft_config") and hasattr(inner, "get_base_model"):
+        model = inner.get_base_model()
     return LanguageModel(
         model=model.eval(),
         tokenizer=tokenizer,
@@ -194,7 +195,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 matrix products are native: CUDA from Ampere on, CPUs with AMX or AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 

@@ -56,7 +56,7 @@ def encode(tokenizer: Any, texts: Sequence[Text], *, max_length: int | None = No
     if len(texts) == 0:
         raise DataError("texts is empty; pass at least one text")
     rendered = [render(tokenizer, text, row) for row, text in enumerate(texts)]
-    encoded: list[Tokens | None] = [None] * len(texts)
+    by_row: dict[int, Tokens] = {}
     for is_chat in (False, True):
         rows = [row for row, text in enumerate(texts) if isinstance(text, str) != is_chat]
         if not rows:
@@ -68,7 +68,8 @@ def encode(tokenizer: Any, texts: Sequence[Text], *, max_length: int | None = No
         )
         for k, row in enumerate(rows):
             offsets = batch["offset_mapping"][k] if tokenizer.is_fast else None
-            encoded[row] = _one_bos(tokenizer, batch["input_ids"][k], offsets, rendered[row])
+            by_row[row] = _one_bos(tokenizer, batch["input_ids"][k], offsets, rendered[row])
+    encoded = [by_row[row] for row in range(len(texts))]
     for row, tokens in enumerate(encoded):
         if len(tokens) == tokens.bos:
             raise DataError(f"text {row} is empty: it has no tokens; remove it")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from probes import DataError, Direction
@@ -25,7 +26,7 @@ class Intervention(Protocol):
     def d_model(self) -> int:
         """Width of the residual stream it was made for."""
 
-    def edit_at(self, layer: int, device: object) -> Edit:
+    def edit_at(self, layer: int, device: torch.device) -> Edit:
         """The edit at one of these layers, its constants on `device`."""
 
 
@@ -80,13 +81,10 @@ class Add:
         """Width of the residual stream."""
         return self.direction.d_model
 
-    def edit_at(self, layer: int, device: object) -> Edit:
+    def edit_at(self, layer: int, device: torch.device) -> Edit:
         """Adds `strength × unit` times the vector of this layer."""
-        unit = (
-            1.0
-            if self.units == "raw"
-            else float(self.direction.norms[self.direction.row_of(layer)])
-        )
+        norms = self.direction.norms if self.units == "residual" else None
+        unit = 1.0 if norms is None else float(norms[self.direction.row_of(layer)])
         vector = (self.direction.at(layer) * (self.strength * unit)).to(device)
         return lambda hidden: operators.add(hidden, vector)
 
@@ -120,7 +118,7 @@ class Ablate:
         """Width of the residual stream."""
         return self.direction.d_model
 
-    def edit_at(self, layer: int, device: object) -> Edit:
+    def edit_at(self, layer: int, device: torch.device) -> Edit:
         """Projects out the vector of this layer."""
         unit = self.direction.at(layer).to(device)
         return lambda hidden: operators.project_out(hidden, unit)
