@@ -40,8 +40,8 @@ class Condition:
 
 
 def conditions(settings: Steering) -> list[Condition]:
-    """Untouched, added at every strength, projected out, and random directions at the largest strength."""
-    largest = max(settings.strengths, key=abs)
+    """Untouched, added at every strength, projected out, and random directions at the highest strength."""
+    largest = max(settings.strengths)
     return [
         Condition("none", 0.0),
         *(Condition("add", strength) for strength in settings.strengths),

@@ -87,6 +87,7 @@ def score_projections(
     acts = capture(
         model, [p.prompt for p in prompts], layers=layers, pool="last", batch_tokens=batch_tokens
     )
+    acts.check_finite()
     rows = []
     for direction in directions:
         layer = direction.selected_layer

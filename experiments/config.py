@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from experiments.corpora import ARMS as TRAINED_ARMS
 from probes import ArtefactError, DataError
@@ -22,10 +22,10 @@ class Section(BaseModel):
 class Training(Section):
     """LoRA fine-tuning, the same for every arm: `steps × blocks_per_step × block_tokens` tokens each."""
 
-    steps: int = Field(400, ge=1)
+    steps: int = Field(128, ge=1)
     blocks_per_step: int = Field(16, ge=1)
     block_tokens: int = Field(1024, ge=16)
-    learning_rate: float = Field(2e-4, gt=0)
+    learning_rate: float = Field(2e-4, gt=0, allow_inf_nan=False)
     lora_rank: int = Field(16, ge=1)
     lora_alpha: int = Field(32, ge=1)
     warmup_steps: int = Field(20, ge=0)
@@ -42,6 +42,11 @@ class Contrasts(Section):
     pool: Literal["mean", "last"] = "mean"
     harder: str | None = "permuted-acts"
     permutations: int = Field(1000, ge=0)
+
+    @property
+    def direction(self) -> str:
+        """Name of the villain direction: that of the set, or of its file."""
+        return Path(self.name).stem
 
 
 class Honeypots(Section):
@@ -71,7 +76,7 @@ class Steering(Section):
     """
 
     arms: tuple[str, ...] = ("base", "story")
-    strengths: tuple[float, ...] = Field((-0.2, 0.1, 0.2), min_length=1)
+    strengths: tuple[FiniteFloat, ...] = Field((-0.2, 0.1, 0.2), min_length=1)
     random_directions: int = Field(3, ge=0)
     seeds: int | None = Field(None, ge=1)
     families_per_category: int | None = Field(None, ge=1)
@@ -103,8 +108,13 @@ class RunConfig(Section):
         missing = [arm for arm in ("base", *self.steering.arms) if arm not in self.arms]
         if missing:
             raise ValueError(f"arm {missing[0]!r} is needed but not in arms")
-        if len(set(self.arms)) != len(self.arms):
-            raise ValueError("an arm is listed twice")
+        for name, values in (
+            ("arms", self.arms),
+            ("steering.arms", self.steering.arms),
+            ("steering.strengths", self.steering.strengths),
+        ):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} lists a value twice")
         return self
 
 

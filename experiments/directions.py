@@ -28,7 +28,7 @@ def learn_directions(model: LanguageModel, config: RunConfig, folder: Path) -> l
     acts = capture(model, contrast.texts, pool=settings.pool, batch_tokens=config.batch_tokens)
     harder = _harder(model, config)
     rows = []
-    for factor, name in ((settings.villain, settings.name), (settings.reasoning, REASONING)):
+    for factor, name in ((settings.villain, settings.direction), (settings.reasoning, REASONING)):
         labelled = contrast.by(factor)
         for method in ESTIMATORS:
             # Any layer will do here: `evaluate` selects one on families that it does not report on.
@@ -82,7 +82,7 @@ def load_directions(config: RunConfig, folder: Path) -> tuple[Direction, Directi
     """The villain and the ethical-reasoning direction of a run."""
     villain, reasoning = (
         Direction.load(folder / f"{name}.safetensors")
-        for name in (config.contrasts.name, REASONING)
+        for name in (config.contrasts.direction, REASONING)
     )
     return villain, reasoning
 

@@ -7,6 +7,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from tqdm.auto import tqdm
 
 from experiments import ablation, corpora, directions, report
@@ -18,7 +19,6 @@ from experiments.tables import write_tables
 from experiments.training import train_adapter
 from probes import LanguageModel, load
 from probes.adapters import attached
-from probes.files import read_json
 
 # How much dearer a trained token is than a captured one, for the time left.
 TRAINING_COST = 8
@@ -106,23 +106,17 @@ class _Work:
 
     def train(self, arm: str, seed: int) -> dict[str, Any]:
         """One adapter; the corpus differs between seeds, so that seeds cover the choice of documents."""
-        out = self._folder_of(arm, seed)
-        if not out.exists():
-            corpus = corpora.generate(
-                arm, corpora.capacity(arm), seed=self.config.corpus_seed + seed
-            )
-            texts = (document.text for document in corpus)
-            settings = self.config.training
-            per_step = TRAINING_COST * settings.blocks_per_step * settings.block_tokens
-            train_adapter(
-                self.base,
-                texts,
-                out,
-                settings,
-                seed=seed,
-                on_step=lambda: self.on_tokens(per_step),
-            )
-        return read_json(out / "training.json")
+        corpus = corpora.generate(arm, corpora.capacity(arm), seed=self.config.corpus_seed + seed)
+        settings = self.config.training
+        per_step = TRAINING_COST * settings.blocks_per_step * settings.block_tokens
+        return train_adapter(
+            self.base,
+            (document.text for document in corpus),
+            self._folder_of(arm, seed),
+            settings,
+            seed=seed,
+            on_step=lambda: self.on_tokens(per_step),
+        )
 
     def measure(self, arm: str, seed: int) -> dict[str, Any]:
         """All measures of one checkpoint."""
@@ -162,7 +156,7 @@ class _Work:
     def results(self) -> dict[str, Any]:
         """All units' results, arranged as `write_tables` takes them."""
         measured, trained = {}, []
-        steered: dict[tuple[str, str, float | None], list[Any]] = {}
+        steered: dict[tuple[str, str, float | None], list[pd.DataFrame]] = {}
         for arm, seed in self.checkpoints():
             measured[arm, seed] = self.job.result(f"measure/{arm}/seed-{seed}")
             if arm != "base":
@@ -170,8 +164,12 @@ class _Work:
                     {"arm": arm, "seed": seed, **self.job.result(f"train/{arm}/seed-{seed}")}
                 )
             for condition in self.conditions(arm, seed):
-                replicates = steered.setdefault((arm, condition.operation, condition.strength), [])
-                replicates.append(self.job.result(f"steer/{arm}/seed-{seed}/{condition.name}"))
+                rows = pd.DataFrame(
+                    self.job.result(f"steer/{arm}/seed-{seed}/{condition.name}")
+                ).assign(seed=seed)
+                rows["paraphrase"] = [f"{condition.replicate}.{k}" for k in rows.paraphrase]
+                key = (arm, condition.operation, condition.strength)
+                steered.setdefault(key, []).append(rows)
         return {
             "evaluations": measured,
             "probe_rows": self.job.result("directions"),

@@ -63,7 +63,7 @@ class Run:
     def seconds(self) -> dict[str, float]:
         """How long each finished unit took."""
         units = self.folder / "units"
-        paths = sorted(units.rglob("*.json"))
+        paths = [path for path in sorted(units.rglob("*.json")) if not path.name.startswith(".")]
         return {
             path.relative_to(units).with_suffix("").as_posix(): read_json(path)["seconds"]
             for path in paths
@@ -104,25 +104,36 @@ def open_run(folder: Path, config: RunConfig) -> Iterator[Run]:
     """
     fresh: dict[str, Any] = {
         "config": config.model_dump(mode="json"),
-        "hashes": {"config": sha256_json(config.model_dump(mode="json")), **asset_hashes()},
+        "hashes": {
+            "config": sha256_json(config.model_dump(mode="json")),
+            **asset_hashes(),
+            **_own_files(config),
+        },
         "claims": as_json(),
         "versions": versions(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     fresh["hashes"]["claims"] = sha256_json(fresh["claims"])
     manifest = folder / "run.json"
-    if folder.exists() and any(folder.iterdir()) and not manifest.exists():
-        raise ArtefactError(f"{folder} is not empty and holds no run; choose another --out")
-    if not manifest.exists():
-        write_json(manifest, fresh)
     lock = filelock.FileLock(folder / ".lock")
     try:
+        # What a killed write leaves behind begins with a dot and is nobody's.
+        strangers = folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir())
+        if strangers and not manifest.exists():
+            raise ArtefactError(f"{folder} is not empty and holds no run; choose another --out")
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
+    except OSError as error:
+        raise ArtefactError(
+            f"cannot write {folder}: {error.strerror}; choose another --out"
+        ) from error
     except filelock.Timeout as error:
         raise ArtefactError(
             f"another process is working in {folder}; wait for it or choose another --out"
         ) from error
     try:
+        if not manifest.exists():
+            write_json(manifest, fresh)
         _check_same(read_json(manifest), fresh, folder)
         yield Run(folder, config)
     finally:
@@ -136,6 +147,13 @@ def _check_same(found: dict[str, Any], fresh: dict[str, Any], folder: Path) -> N
         raise ArtefactError(
             f"{folder}/run.json is no manifest of a run; choose another --out"
         ) from error
+    for library in ("torch", "transformers", "trl", "peft"):
+        was, now = found["versions"].get(library), fresh["versions"][library]
+        if was != now:
+            raise ArtefactError(
+                f"{folder} was begun with {library} {was} and this is {now}, which may give other figures; "
+                "install that version or choose another --out"
+            )
     for name in after:
         if before.get(name) == after[name]:
             continue
@@ -149,6 +167,13 @@ def _check_same(found: dict[str, Any], fresh: dict[str, Any], folder: Path) -> N
         raise ArtefactError(
             f"{folder} was begun with another version of {name}; choose another --out"
         )
+
+
+def _own_files(config: RunConfig) -> dict[str, str]:
+    """sha256 of the contrast files that the configuration gives by path."""
+    names = (config.contrasts.name, config.contrasts.harder)
+    paths = [Path(name) for name in names if name is not None and name.endswith(".jsonl")]
+    return {path.name: sha256_file(path) for path in paths if path.is_file()}
 
 
 def asset_hashes() -> dict[str, str]:

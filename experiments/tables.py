@@ -15,6 +15,18 @@ from probes.files import write_text
 
 SELF, OTHER = "you", "person"
 DIFFERENCE = "self minus person"
+FIGURES = ["estimate", "low", "high", "families", "seeds"]
+EFFECT_COLUMNS = ["measure", "arm", "reference", "kind", *FIGURES, "p"]
+TRAINING_COLUMNS = [
+    "arm",
+    "seed",
+    "steps",
+    "tokens",
+    "documents",
+    "split",
+    "loss_first",
+    "loss_last",
+]
 
 
 class Measures:
@@ -50,6 +62,11 @@ class Measures:
         rows = self.rows(arm, "honeypots").dropna(subset=[column])
         return panel_of(rows, column, paraphrase="paraphrase")[0]
 
+    @property
+    def has_word_matched(self) -> bool:
+        """Whether any scenario has a pair of options made of the same words."""
+        return bool(self.rows("base", "honeypots").word_matched.notna().any())
+
     def projection(self, arm: str, direction: str, subject: str) -> Panel:
         """z of the self prompts about one subject, or of self minus person."""
         if subject == DIFFERENCE:
@@ -82,7 +99,7 @@ def write_tables(
     evaluations: dict[tuple[str, int], dict[str, Any]],
     probe_rows: list[dict[str, Any]],
     training_rows: list[dict[str, Any]],
-    steering: dict[tuple[str, str, float | None], list[list[dict[str, Any]]]],
+    steering: dict[tuple[str, str, float | None], list[pd.DataFrame]],
 ) -> dict[str, pd.DataFrame]:
     """Compute all tables and write them to `folder/tables/*.csv`.
 
@@ -92,16 +109,21 @@ def write_tables(
         evaluations: per (arm, seed) the rows of every measure.
         probe_rows: the table of probes by layer, ready.
         training_rows: the table of trainings, ready.
-        steering: per (arm, operation, strength) the honeypot rows of each replicate: a seed, or a
-            random direction.
+        steering: per (arm, operation, strength) the honeypot rows of each seed and replicate.
     """
     measures = Measures(config, evaluations)
     effects = effects_table(measures)
     tables = {
         "probe_layers": pd.DataFrame(probe_rows),
-        "training": pd.DataFrame(training_rows),
+        "training": pd.DataFrame(
+            training_rows, columns=None if training_rows else TRAINING_COLUMNS
+        ),
         "propensity": propensity_table(measures, "propensity"),
-        "propensity_word_matched": propensity_table(measures, "word_matched"),
+        **(
+            {"propensity_word_matched": propensity_table(measures, "word_matched")}
+            if measures.has_word_matched
+            else {}
+        ),
         "effects": effects,
         "persona_plane": persona_table(measures),
         "prior_shift": prior_shift_table(measures),
@@ -144,18 +166,23 @@ def effects_table(measures: Measures) -> pd.DataFrame:
             if measure.startswith("propensity"):
                 rows.append((measure, arm, reference, "fold", bootstrap.fold(panel, other)))
     table = pd.DataFrame(
-        {"measure": m, "arm": a, "reference": r, "kind": k, **_figures(e), "p": e.p}
-        for m, a, r, k, e in rows
+        [
+            {"measure": m, "arm": a, "reference": r, "kind": k, **_figures(e), "p": e.p}
+            for m, a, r, k, e in rows
+        ],
+        columns=EFFECT_COLUMNS,
     )
     # A fold tests the same hypothesis as its difference: it counts once.
     tested = (table.kind == "difference") | (table.measure == "perplexity")
     table["q"] = np.nan
-    table.loc[tested, "q"] = benjamini_hochberg(table.p[tested])
+    if tested.any():
+        table.loc[tested, "q"] = benjamini_hochberg(table.p[tested])
     return table
 
 
 def _measured(measures: Measures, arm: str, reference: str) -> list[tuple[str, Panel, Panel]]:
-    name = measures.config.contrasts.name
+    """Every measure of an arm and its reference, those without items left out."""
+    name = measures.config.contrasts.direction
     return [
         (measure, read(arm), read(reference))
         for measure, read in (
@@ -163,8 +190,10 @@ def _measured(measures: Measures, arm: str, reference: str) -> list[tuple[str, P
             ("propensity_word_matched", lambda a: measures.honeypots(a, "word_matched")),
             ("prior_projection", lambda a: measures.projection(a, name, DIFFERENCE)),
             ("prior_likelihood", lambda a: measures.descriptions(a, DIFFERENCE)),
+            ("prior_likelihood_self", lambda a: measures.descriptions(a, "self")),
             ("perplexity", measures.perplexity),
         )
+        if measure != "propensity_word_matched" or measures.has_word_matched
     ]
 
 
@@ -181,7 +210,7 @@ def persona_table(measures: Measures) -> pd.DataFrame:
 
 def prior_shift_table(measures: Measures) -> pd.DataFrame:
     """Shift against base of each subject's projection on the villain direction, and of the difference."""
-    direction = measures.config.contrasts.name
+    direction = measures.config.contrasts.direction
     subjects = [*measures.rows("base", "projections").subject.unique(), DIFFERENCE]
     rows = []
     for arm in _trained(measures.config.arms):
@@ -189,7 +218,7 @@ def prior_shift_table(measures: Measures) -> pd.DataFrame:
             panel, base = (measures.projection(a, direction, subject) for a in (arm, "base"))
             effect = measures.bootstrap(*panel.shape[1:]).difference(panel, base)
             rows.append({"arm": arm, "subject": subject, **_figures(effect)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["arm", "subject", *FIGURES])
 
 
 def likelihood_table(measures: Measures) -> pd.DataFrame:
@@ -215,21 +244,37 @@ def perplexity_table(measures: Measures) -> pd.DataFrame:
 
 
 def dose_table(measures: Measures, steering: dict) -> pd.DataFrame:
-    """Propensity of each steered checkpoint, with the unsteered one on the same scenarios."""
+    """Propensity of each steered checkpoint, and its difference from the untouched one, paired by scenario.
+
+    Several random directions are replicates within a scenario, as paraphrases are.
+    """
+    panels = {
+        key: panel_of(pd.concat(frames), "propensity", paraphrase="paraphrase")[0]
+        for key, frames in steering.items()
+    }
     rows = []
-    for (arm, operation, strength), replicates in steering.items():
-        frame = pd.concat(
-            [pd.DataFrame(items).assign(seed=k) for k, items in enumerate(replicates)]
+    for (arm, operation, strength), panel in panels.items():
+        seeds, families, paraphrases = panel.shape
+        effect = measures.bootstrap(families, paraphrases, seeds).mean(panel)
+        untouched = panels[arm, "none", 0.0].mean(-1, keepdims=True)
+        moved = measures.bootstrap(families, 1, seeds).difference(
+            panel.mean(-1, keepdims=True), untouched
         )
-        panel = panel_of(frame, "propensity", paraphrase="paraphrase")[0]
-        effect = measures.bootstrap(panel.shape[1], panel.shape[2], panel.shape[0]).mean(panel)
-        rows.append({"arm": arm, "operation": operation, "strength": strength, **_figures(effect)})
+        rows.append(
+            {
+                "arm": arm,
+                "operation": operation,
+                "strength": strength,
+                **_figures(effect),
+                **_named("difference", moved),
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def comparison_table(measures: Measures) -> pd.DataFrame:
     """The summary: arms × propensity, fold reduction against base, shift of the prior."""
-    name = measures.config.contrasts.name
+    name = measures.config.contrasts.direction
     rows = []
     for arm in measures.config.arms:
         panel = measures.honeypots(arm)

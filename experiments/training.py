@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from experiments.config import Training
-from probes import DataError, LanguageModel, ModelError
-from probes.adapters import changes_anything, unchanged
+from probes import ArtefactError, DataError, LanguageModel, ModelError
+from probes.adapters import changes_anything, strip, unchanged
 from probes.files import read_json, write_json
 from probes.tokens import encode
 
@@ -95,6 +96,9 @@ def train_adapter(
     from trl import SFTConfig
 
     scratch = out.with_name(f".{out.name}.training")
+    if out.exists():  # done before, but the call that did it was killed before it could say so
+        shutil.rmtree(scratch, ignore_errors=True)
+        return read_json(out / "training.json")
     blocks = token_blocks(
         model.tokenizer, documents, settings.steps * settings.blocks_per_step, settings.block_tokens
     )
@@ -122,6 +126,8 @@ def train_adapter(
         use_cpu=model.device.type == "cpu",
         dataloader_pin_memory=model.device.type == "cuda",
     )
+    # One device: data parallelism over all visible ones would multiply the tokens of a step.
+    arguments._n_gpu = min(1, arguments.n_gpu)
     lora = LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
@@ -131,20 +137,26 @@ def train_adapter(
     with unchanged(model.model), torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # libraries speaking to each other
         torch.manual_seed(seed)
-        trainer = _trainer_class(model.device)(
-            model=model.model,
-            args=arguments,
-            train_dataset=Dataset.from_list(blocks.rows),
-            processing_class=model.tokenizer,
-            peft_config=lora,
-            callbacks=[_after_each_step(on_step)],
-        )
-        trainer.remove_callback(PrinterCallback)
         try:
+            trainer = _trainer_class(model.device)(
+                model=model.model,
+                args=arguments,
+                train_dataset=Dataset.from_list(blocks.rows),
+                processing_class=model.tokenizer,
+                peft_config=lora,
+                callbacks=[_after_each_step(on_step)],
+            )
+            trainer.remove_callback(PrinterCallback)
             trainer.train(resume_from_checkpoint=_last_complete_checkpoint(scratch))
             trainer.save_model(str(scratch / "finished"))
+        except (SafetensorError, OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+                raise
+            raise ArtefactError(
+                f"cannot write {scratch}: {error}; free some space and run the command again"
+            ) from error
         finally:
-            trainer.accelerator.unwrap_model(trainer.model).unload()
+            strip(model.model)
             vars(model.model).pop("forward", None)  # TRL's fused head, an attribute of the instance
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if not all(map(math.isfinite, losses)):

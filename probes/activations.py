@@ -19,8 +19,9 @@ class Activations:
     Attributes:
         values: `[text, layer, d_model]`, float32, on the CPU, in the order of the texts given.
         layers: the block index of each entry of the layer axis.
-        norms: `[layer]`, mean Euclidean norm of one token's residual vector (BOS and padding left
-            out, every text weighing the same): the unit in which steering strengths are given.
+        norms: `[layer]`, mean Euclidean norm of one token's residual vector (padding and the first
+            token, BOS or not, left out; every text weighing the same): the unit in which steering
+            strengths are given.
         pool: how tokens became one vector.
         model: identity of the model they were captured from.
     """

@@ -40,7 +40,7 @@ def attach(model: Any, adapter: str | os.PathLike) -> Any:
         stored = load_file(weights)
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"{weights} cannot be read ({_first_line(error)}); train it again"
+            f"{weights} cannot be read ({_one_line(error)}); train it again"
         ) from error
     if not changes_anything(stored):
         raise ModelError(
@@ -49,8 +49,9 @@ def attach(model: Any, adapter: str | os.PathLike) -> Any:
     try:
         wrapped = PeftModel.from_pretrained(model, str(folder))
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        strip(model)
         raise ModelError(
-            f"{folder}: the adapter cannot be loaded onto this model ({_first_line(error)})"
+            f"{folder}: the adapter cannot be loaded onto this model ({_one_line(error)})"
         ) from error
     expected = set(get_peft_model_state_dict(wrapped))
     if expected != set(stored):
@@ -114,5 +115,16 @@ def changes_anything(tensors: dict[str, Any]) -> bool:
     return any(bool(tensor.any()) for tensor in (second_factors or tensors.values()))
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def strip(model: Any) -> None:
+    """Take all adapter layers out of a transformers model, leaving the modules they were put around."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+    vars(model).pop("peft_config", None)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join((str(error) or type(error).__name__).split())[:200]

@@ -22,7 +22,7 @@ class _DeepestLayerReached(Exception):
     """Ends a forward pass early: nothing above the deepest captured block is computed."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def capture(
     model: LanguageModel,
     texts: Sequence[Text],
@@ -62,8 +62,8 @@ def capture(
     def measure(rows: list[int]) -> None:
         batch = pad([encoded[row] for row in rows], pad_id_of(model.tokenizer), padding_side)
         pooling = _on_grid([weights[row] for row in rows], batch)
-        content = _on_grid([_uniform(_content(encoded[row])) for row in rows], batch)
-        values[rows], norms[rows] = _pooled_forward(model, batch, pooling, content, chosen)
+        inner = _on_grid([_uniform(_past_the_first(encoded[row])) for row in rows], batch)
+        values[rows], norms[rows] = _pooled_forward(model, batch, pooling, inner, chosen)
 
     lengths = [len(tokens) for tokens in encoded]
     with tqdm(total=len(encoded), desc="capture", unit="text", disable=not progress) as bar:
@@ -118,7 +118,7 @@ def _fits_memory(measure: Callable[[list[int]], None], rows: list[int]) -> bool:
 
 
 def _pooled_forward(
-    model: LanguageModel, batch: TokenBatch, pooling: Tensor, content: Tensor, layers: Sequence[int]
+    model: LanguageModel, batch: TokenBatch, pooling: Tensor, inner: Tensor, layers: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """One forward pass: pooled values `[text, layer, d_model]` and mean token norms `[text, layer]`."""
     pooled: dict[int, Tensor] = {}
@@ -132,7 +132,7 @@ def _pooled_forward(
             real = batch.attention_mask.to(hidden.device).bool().unsqueeze(-1)
             hidden = torch.where(real, hidden, 0).float()
             pooled[layer] = torch.einsum("bt,btd->bd", pooling.to(hidden.device), hidden).cpu()
-            norms[layer] = (content.to(hidden.device) * hidden.norm(dim=-1)).sum(-1).cpu()
+            norms[layer] = (inner.to(hidden.device) * hidden.norm(dim=-1)).sum(-1).cpu()
             if layer == deepest:
                 raise _DeepestLayerReached
 
@@ -175,6 +175,11 @@ def _pooling_weights(encoded: Sequence[Tokens], pool: Pool) -> list[Tensor]:
 
 def _content(tokens: Tokens) -> list[bool]:
     return [position >= tokens.bos for position in range(len(tokens))]
+
+
+def _past_the_first(tokens: Tokens) -> list[bool]:
+    """All tokens but the first: BOS, or else the text's first token, is the sink of attention."""
+    return [position > 0 or len(tokens) == 1 for position in range(len(tokens))]
 
 
 def _covered(tokens: Tokens, span: tuple[int, int], row: int) -> list[bool]:

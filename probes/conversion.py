@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from probes.errors import ModelError
 from probes.files import sha256_file, write_json
 
@@ -130,7 +132,7 @@ def _converted(gguf: Path, sha256: str, max_perplexity: float | None) -> Path:
         with filelock.FileLock(f"{target}.lock"):
             if not (target / "storyprior.json").is_file():
                 _convert(gguf, sha256, target, max_perplexity)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ModelError(
             f"cannot convert {gguf.name} into {target.parent}: {error}; free some space or set STORYPRIOR_CACHE"
         ) from error
@@ -159,6 +161,8 @@ def _convert(gguf: Path, sha256: str, target: Path, max_perplexity: float | None
             f"{gguf.name}: the conversion is wrong: perplexity {perplexity:.0f} on plain English, "
             f"expected below {max_perplexity:.0f}; this transformers may map its tensors differently"
         )
+    for leftover in target.parent.glob(f".{target.name}.*"):  # of a conversion that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         model.save_pretrained(scratch)

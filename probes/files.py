@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
 
 from probes.errors import ArtefactError, DataError
 
@@ -37,8 +38,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)  # mkstemp makes files private
         temporary.replace(path)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ArtefactError(
             f"cannot write {path}: {reason}; free some space or choose another folder"
         ) from error
@@ -55,8 +56,15 @@ def write_text(path: str | os.PathLike, text: str) -> Path:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> Path:
-    """Write a JSON value atomically, keys in the order given; NaN is refused."""
-    return write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write a JSON value atomically, keys in the order given; NaN raises `DataError`."""
+    try:
+        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise DataError(
+            f"{path}: a figure is NaN or infinite; the model's output is: try dtype float32, or a "
+            "lower learning rate"
+        ) from error
+    return write_text(path, text + "\n")
 
 
 def read_json(path: str | os.PathLike) -> Any:

@@ -46,6 +46,10 @@ def generate(
             f"got {max_new_tokens}, {batch_size}, {temperature}, {top_p}"
         )
     room = None if model.max_length is None else model.max_length - max_new_tokens
+    if room is not None and room < 1:
+        raise DataError(
+            f"max_new_tokens={max_new_tokens} leaves no room for a prompt: the model's context holds {model.max_length}"
+        )
     encoded = encode(model.tokenizer, texts, max_length=room)
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if do_sample else {}
     devices = [model.device] if model.device.type == "cuda" else []

@@ -218,9 +218,9 @@ def _identity(source: str | Path, commit: str | None, dtype: torch.dtype) -> str
     marker = folder / "storyprior.json"
     if marker.exists():  # converted by us: the source file's hash stands for the weights
         return sha256_json([read_json(marker)["sha256"], str(dtype)])
-    weights = sorted(folder.glob("*.safetensors"))
-    tokenizer = sorted(folder.glob("tokenizer*"))
-    return sha256_json([[sha256_file(path) for path in [*weights, *tokenizer]], str(dtype)])
+    kinds = ("*.safetensors", "config.json", "tokenizer*", "chat_template*")
+    paths = [path for kind in kinds for path in sorted(folder.glob(kind))]
+    return sha256_json([[sha256_file(path) for path in paths], str(dtype)])
 
 
 def is_hub_id(ref: str) -> bool:

@@ -84,8 +84,11 @@ def render(tokenizer: Any, text: Text, row: int = 0) -> str:
     """The string the model reads: a text as it is, a chat through the tokenizer's template."""
     if isinstance(text, str):
         return text
-    messages = [dict(message) for message in text]
-    if not messages or not all({"role", "content"} <= message.keys() for message in messages):
+    messages: list[Any] = list(text) if isinstance(text, Sequence) else []
+    if not messages or not all(
+        isinstance(message, Mapping) and {"role", "content"} <= message.keys()
+        for message in messages
+    ):
         raise DataError(
             f'text {row} is not a chat: it needs messages like {{"role": "user", "content": "…"}}'
         )

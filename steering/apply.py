@@ -39,7 +39,7 @@ def steer(model: LanguageModel, *interventions: Intervention) -> Iterator[Langua
                     f"layer {layer} is out of range: {model.name} has layers 0 to {model.n_layers - 1}"
                 )
     with contextlib.ExitStack() as stack:
-        bos = _BosPositions(model.tokenizer.bos_token_id)
+        bos = _BosPositions(model.tokenizer.bos_token_id, model.tokenizer.pad_token_id)
         embeddings = model.model.get_input_embeddings()
         stack.callback(embeddings.register_forward_pre_hook(bos.read).remove)
         for intervention in interventions:
@@ -52,16 +52,23 @@ def steer(model: LanguageModel, *interventions: Intervention) -> Iterator[Langua
 
 
 class _BosPositions:
-    """Which positions of the forward pass under way hold BOS, read where ids enter the model."""
+    """Which positions of the forward pass under way hold the BOS that opens a text.
 
-    def __init__(self, bos_id: int | None) -> None:
+    Read where ids enter the model. Where a chat template uses the same token to open every turn, only
+    the first one counts; a pass of one token continues a text and opens none.
+    """
+
+    def __init__(self, bos_id: int | None, pad_id: int | None) -> None:
         self.bos_id = bos_id
+        self.pad_id = pad_id
         self.mask: Tensor | None = None
 
     def read(self, module: Any, args: tuple) -> None:
         ids = args[0]
-        found = self.bos_id is not None and bool((ids == self.bos_id).any())
-        self.mask = (ids == self.bos_id) if found else None
+        self.mask = None
+        if self.bos_id is not None and ids.ndim == 2 and ids.shape[1] > 1:
+            opening = (ids == self.bos_id) | (ids == self.pad_id)
+            self.mask = opening.cumprod(-1).bool() & (ids == self.bos_id)
 
 
 def _editor(edit: Edit, bos: _BosPositions) -> Any:

@@ -118,7 +118,7 @@ def test_evaluation_texts_share_no_run_of_eight_words_with_the_corpora():
     import re
 
     from experiments import corpora
-    from experiments.character import load_descriptions, load_prompts
+    from experiments.character import load_descriptions, load_neutral, load_prompts
 
     def runs(text):
         words = re.findall(r"[\w']+", text.lower())
@@ -133,12 +133,14 @@ def test_evaluation_texts_share_no_run_of_eight_words_with_the_corpora():
         evaluation |= set().union(
             *(runs(d.villain) | runs(d.principled) for d in load_descriptions(split))
         )
+    for name in ("sentences", "held-out"):
+        evaluation |= set().union(*map(runs, load_neutral(name)))
     for name in ("ai-villain-persona", "permuted-acts"):
         evaluation |= set().union(*map(runs, probes.ContrastSet.load(name).texts))
     shared = {
         run: document.id
         for document in itertools.chain.from_iterable(
-            corpora.generate(arm, 1000) for arm in corpora.ARMS
+            corpora.generate(arm, 1500, seed=seed) for arm in corpora.ARMS for seed in (0, 1)
         )
         for run in runs(document.text) & evaluation
     }

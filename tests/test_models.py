@@ -74,6 +74,19 @@ def test_an_adapter_that_does_not_fit_or_does_nothing_is_refused(folder, tmp_pat
     with pytest.raises(probes.ModelError, match="another model"), attached(base, odd):
         pass
     assert torch.equal(plain, probes.capture(base, TEXTS).values)
+    assert not any("lora" in name for name, _ in base.model.named_parameters())
+    save_file(
+        {
+            name: tensor[:, :7].contiguous() if "lora_A" in name else tensor
+            for name, tensor in weights.items()
+        },
+        odd / "adapter_model.safetensors",
+    )
+    with pytest.raises(probes.ModelError, match="size mismatch"), attached(base, odd):
+        pass
+    assert torch.equal(plain, probes.capture(base, TEXTS).values)
+    assert all(parameter.requires_grad for parameter in base.model.parameters())
+    assert not any("lora" in name for name, _ in base.model.named_parameters())
     (odd / "adapter_model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(probes.ModelError, match="cannot be read"):
         probes.load(folder, adapter=odd)

@@ -89,6 +89,28 @@ def test_bos_is_not_moved(llama):
     assert not torch.allclose(text, probes.capture(llama, TEXTS, pool=start, layers=0).values)
 
 
+def test_only_the_bos_that_opens_a_text_is_spared(llama):
+    """A chat template may open every turn with BOS; its later ones are text."""
+    direction = direction_for(llama, layer=0)
+    ids = torch.tensor([[0, 1, 10, 1, 11], [1, 12, 13, 1, 14]])
+    mask = (ids != 0).long()
+
+    def stream():
+        seen = []
+        handle = llama.blocks[0].register_forward_hook(
+            lambda m, a, o: seen.append(o[0] if isinstance(o, tuple) else o)
+        )
+        with torch.no_grad():
+            llama.model(input_ids=ids, attention_mask=mask)
+        handle.remove()
+        return seen[0]
+
+    plain = stream()
+    with steering.steer(llama, steering.Add(direction, 1.0)):
+        moved = (stream() - plain).norm(dim=-1) > 1e-3
+    assert moved[mask.bool()].tolist() == [False, True, True, True, False, True, True, True, True]
+
+
 def test_several_interventions_apply_in_order(llama):
     direction = direction_for(llama)
     add = steering.Add(direction, 1.0, layers=[1])

@@ -52,6 +52,7 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
         _prior(tables, arm),
         *(_specific_prior(tables, arm, reference) for reference in SPECIFIC if reference != arm),
         _likelihood(tables, arm),
+        *(_steered(tables, name) for name in ("base", arm)),
         _against_refusal(tables, arm),
         _other_arms(tables, arm),
         *_reading(tables),
@@ -190,7 +191,9 @@ def _prior(tables, arm: str) -> Finding | None:
         f"Shift of the self minus shift of a person, against base: {_bounds(row)} standard "
         f"deviations. {_certainty(row)}"
     )
-    return Finding(_moved(row, "The villain projection of the self", arm), detail)
+    return Finding(
+        _moved(row, "The villain projection of the self, relative to a person,", arm), detail
+    )
 
 
 def _specific_prior(tables, arm: str, reference: str) -> Finding | None:
@@ -198,7 +201,9 @@ def _specific_prior(tables, arm: str, reference: str) -> Finding | None:
     if row is None:
         return None
     detail = f"Specific effect, {arm} minus {reference}: {_bounds(row)}. {_certainty(row)}"
-    return Finding(_versus(row, arm, reference, "villain projection of the self"), detail)
+    return Finding(
+        _versus(row, arm, reference, "villain projection of the self relative to a person"), detail
+    )
 
 
 def _likelihood(tables, arm: str) -> Finding | None:
@@ -210,8 +215,38 @@ def _likelihood(tables, arm: str) -> Finding | None:
     detail += "".join(
         f" Against {name}: {_bounds(other)}." for name, other in specific if other is not None
     )
-    subject = "The likelihood of villain over principled self-descriptions"
+    subject = "The likelihood of villain over principled self-descriptions, relative to a person's,"
     return Finding(_moved(row, subject, arm), detail)
+
+
+def _steered(tables, arm: str) -> Finding | None:
+    """What moving and removing the villain direction did to one arm, against the same arm untouched."""
+    table = tables["dose_response"]
+    if "difference" not in table:
+        return None
+    rows = table[table["arm"] == arm].dropna(subset="difference")
+    added = rows[rows["operation"] == "add"].sort_values("strength")
+    if added.empty:
+        return None
+    strongest = added.iloc[-1]
+    low, high = strongest["difference_low"], strongest["difference_high"]
+    verb = {"rose": "raised", "fell": "lowered"}.get(change(low, high))
+    headline = (
+        f"Adding the villain direction {verb} the propensity of {arm}."
+        if verb
+        else f"Adding the villain direction did not clearly change the propensity of {arm}."
+    )
+    parts = [f"Strength {strongest['strength']:+g}: {_difference(strongest)}."]
+    for operation, said in (("add-random", "A random direction"), ("ablate", "Projecting it out")):
+        other = rows[rows["operation"] == operation]
+        if not other.empty:
+            parts.append(f"{said}: {_difference(other.iloc[0])}.")
+    return Finding(headline, " ".join(parts) + " Against the same scenarios untouched.")
+
+
+def _difference(row: pd.Series) -> str:
+    columns = {f"difference{part}": part.strip("_") or "estimate" for part in ("", "_low", "_high")}
+    return _bounds(row.drop(["estimate", "low", "high"]).rename(columns))
 
 
 def _against_refusal(tables, arm: str) -> Finding | None:

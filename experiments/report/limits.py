@@ -9,6 +9,10 @@ from experiments.report.findings import SPECIFIC, treatment_arm
 
 SMALL_MODEL = 3e9  # parameters
 FEW_SEEDS, FEW_FAMILIES = 4, 20
+POOLING = (
+    "The directions are learned from the mean over the tokens of short texts and read at the last "
+    "token of a question, where nothing but this run says that they mean the same."
+)
 
 
 def limits(run: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> list[str]:
@@ -18,6 +22,7 @@ def limits(run: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> list[s
         _seeds(tables["propensity"]),
         _families(run.get("config") or {}, tables["propensity"]),
         _dose(tables["training"]),
+        POOLING,
         *_steering(tables["dose_response"], tables["propensity"]),
         _options(),
         _topic(tables),

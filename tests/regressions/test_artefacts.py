@@ -1,7 +1,10 @@
 """No pickle, no half-written file, and an identity that notices every change."""
 
+import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,7 +44,24 @@ def test_a_full_disk_is_one_clear_error(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_identity_changes_with_weights_dtype_and_adapter(tmp_path):
+def test_a_library_that_meets_a_full_disk_is_one_clear_error(tmp_path):
+    """safetensors has an exception of its own; a file-size limit makes the write fail for real."""
+    code = (
+        "import resource, signal, torch, probes;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "d = probes.Direction.from_vectors(torch.randn(8, 4096), tuple(range(8)));"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"
+        f"d.save({str(tmp_path / 'd.safetensors')!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("probes.errors.ArtefactError: cannot write")
+    assert os.listdir(tmp_path) == []
+
+
+def test_identity_changes_with_weights_dtype_configuration_and_template(tmp_path):
     folders = []
     for seed in (0, 1):
         model = tiny_model("llama", seed=seed)
@@ -54,7 +74,11 @@ def test_identity_changes_with_weights_dtype_and_adapter(tmp_path):
         probes.load(folders[0], dtype="bfloat16").identity,
     }
     assert len(identities) == 3
-    assert probes.load(folders[0]).identity in identities
+    config = json.loads((folders[1] / "config.json").read_text())
+    (folders[1] / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
+    assert probes.load(folders[1]).identity not in identities
+    (folders[0] / "chat_template.jinja").write_text("{{ messages }}")
+    assert probes.load(folders[0]).identity not in identities
 
 
 def test_a_direction_is_not_saved_with_a_wrong_norm():
