@@ -33,6 +33,8 @@ def run(config: RunConfig, folder: Path) -> Path:
     with open_run(folder, config) as job:
         work = _Work(job)
         left = [unit for unit in work.units() if not job.is_done(unit.name)]
+        if left:
+            job.record_model(describe(work.base))  # before the bar: what is wrong here needs no bar
         with tqdm(total=sum(unit.cost for unit in left), unit="tok", unit_scale=True) as bar:
             work.on_tokens = bar.update
             done = 0
@@ -44,6 +46,20 @@ def run(config: RunConfig, folder: Path) -> Path:
         write_tables(folder, config, **work.results())
         job.finish()
         return publish(folder)
+
+
+def describe(model: LanguageModel) -> dict[str, Any]:
+    """What the manifest says of the model."""
+    return {
+        "name": model.name,
+        "identity": model.identity,
+        "architecture": type(model.model).__name__,
+        "n_layers": model.n_layers,
+        "d_model": model.d_model,
+        "parameters": model.model.num_parameters(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+    }
 
 
 def publish(folder: Path) -> Path:
@@ -133,21 +149,8 @@ class _Work:
 
     @cached_property
     def base(self) -> LanguageModel:
-        """The base model, loaded when the first unit needs it; the same weights as when the run began."""
-        model = load(self.config.model, dtype=self.config.dtype)
-        self.job.record_model(
-            {
-                "name": self.config.model,
-                "identity": model.identity,
-                "architecture": type(model.model).__name__,
-                "n_layers": model.n_layers,
-                "d_model": model.d_model,
-                "parameters": model.model.num_parameters(),
-                "dtype": str(model.dtype).removeprefix("torch."),
-                "device": str(model.device),
-            }
-        )
-        return model
+        """The base model, loaded once."""
+        return load(self.config.model, dtype=self.config.dtype)
 
     def checkpoint(self, arm: str, seed: int) -> AbstractContextManager[LanguageModel]:
         """The model of an arm and seed: the base, with its adapter inside a `with`."""

@@ -123,13 +123,13 @@ def open_run(folder: Path, config: RunConfig) -> Iterator[Run]:
             raise ArtefactError(f"{folder} is not empty and holds no run; choose another --out")
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
-    except OSError as error:
-        raise ArtefactError(
-            f"cannot write {folder}: {error.strerror}; choose another --out"
-        ) from error
     except filelock.Timeout as error:
         raise ArtefactError(
             f"another process is working in {folder}; wait for it or choose another --out"
+        ) from error
+    except OSError as error:
+        raise ArtefactError(
+            f"cannot write {folder}: {error.strerror}; choose another --out"
         ) from error
     try:
         if not manifest.exists():

@@ -287,7 +287,9 @@ def comparison_table(measures: Measures) -> pd.DataFrame:
                 "prior_shift", measures.bootstrap(*shift.shape[1:]).difference(shift, base)
             )
         rows.append(row)
-    return pd.DataFrame(rows)
+    named = ("propensity", "fold", "prior_shift")
+    columns = [f"{name}{part}" for name in named for part in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=["arm", *columns])
 
 
 def _figures(effect: Effect) -> dict[str, float | int]:

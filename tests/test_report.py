@@ -3,6 +3,7 @@
 import json
 import re
 
+import pandas as pd
 import pytest
 
 from experiments import plots, report
@@ -90,10 +91,29 @@ def test_sentences_follow_the_sign_of_the_data(tmp_path, effect, word, compariso
     path = make_run(tmp_path, ALL_ARMS, effect=effect)
     text = said(path)
     assert f"Honeypot propensity {word} under story." in text
-    assert f"The villain projection of the self {word} under story." in text
+    assert f"The villain projection of the self, relative to a person, {word} under story." in text
     assert f"Against villain-story, story had {comparison} honeypot propensity." in text
     assert f"Against plain-story, story had {comparison} honeypot propensity." in text
     assert "Word-matched propensity showed no clear change under story." in text
+
+
+@pytest.mark.parametrize(
+    ("difference", "said_of_it"),
+    [(0.3, "raised the propensity"), (-0.3, "lowered the propensity"), (0.0, "did not clearly")],
+)
+def test_the_steered_effect_is_said_with_its_sign(tmp_path, difference, said_of_it):
+    path = make_run(tmp_path)
+    table = pd.read_csv(path / "tables" / "dose_response.csv")
+    added = table.operation == "add"
+    table["difference"] = added * difference * table.strength.fillna(0) / table.strength.max()
+    table["difference_low"], table["difference_high"] = (
+        table.difference - 0.1,
+        table.difference + 0.1,
+    )
+    table.to_csv(path / "tables" / "dose_response.csv", index=False)
+    text = said(path)
+    assert f"Adding the villain direction {said_of_it}" in text
+    assert "Projecting it out: " in text
 
 
 def test_an_interval_over_zero_is_said_to_cover_it(tmp_path):

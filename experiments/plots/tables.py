@@ -7,6 +7,7 @@ import pandas as pd
 from probes.errors import ArtefactError
 
 _EFFECT = ("estimate", "low", "high")
+_MOVED = ("difference", "difference_low", "difference_high")
 
 #: The columns that figures and report read, by table.
 COLUMNS = {
@@ -23,7 +24,7 @@ COLUMNS = {
     "perplexity": ("arm", *_EFFECT),
     "dose_response": (
         *("arm", "operation", "strength", *_EFFECT),
-        *("perplexity", "families", "seeds"),
+        *("perplexity", "families", "seeds", *_MOVED),
     ),
     "claims": ("id", "statement", "verdict", *_EFFECT, "threshold", "note"),
     "training": (
@@ -39,7 +40,7 @@ COLUMNS = {
 #: Columns that a table may do without; they are then empty.
 OPTIONAL = {
     "probe_layers": {"permuted_auroc"},
-    "dose_response": {"perplexity", "families", "seeds"},
+    "dose_response": {"perplexity", "families", "seeds", *_MOVED},
     "training": {"seconds"},
 }
 

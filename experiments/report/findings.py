@@ -222,8 +222,6 @@ def _likelihood(tables, arm: str) -> Finding | None:
 def _steered(tables, arm: str) -> Finding | None:
     """What moving and removing the villain direction did to one arm, against the same arm untouched."""
     table = tables["dose_response"]
-    if "difference" not in table:
-        return None
     rows = table[table["arm"] == arm].dropna(subset="difference")
     added = rows[rows["operation"] == "add"].sort_values("strength")
     if added.empty:
