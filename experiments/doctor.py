@@ -7,7 +7,7 @@ import torch
 
 from experiments.runs import versions
 from probes.conversion import PACKAGED, cache_dir
-from probes.models import has_fast_bfloat16, resolve_device, resolve_dtype
+from probes.loading import has_fast_bfloat16, resolve_device, resolve_dtype
 
 BACKENDS = {"transformer_lens": "transformer-lens", "nnsight": "nnsight", "ray": "ray"}
 

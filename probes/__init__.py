@@ -7,7 +7,8 @@ from probes.directions import Direction, random_direction
 from probes.errors import ArtefactError, DataError, LayerError, ModelError, StorypriorError
 from probes.evaluation import Estimate, Evaluation, evaluate
 from probes.fitting import Probe, fit
-from probes.models import LanguageModel, load, wrap
+from probes.loading import load
+from probes.models import LanguageModel, wrap
 
 __all__ = [
     "Activations",

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -84,8 +85,6 @@ def materialise(ref: str | os.PathLike) -> str | Path:
     Raises:
         ModelError: the reference is no packaged model, file, folder or hub id, or cannot be converted.
     """
-    from probes.models import is_hub_id
-
     if str(ref) in PACKAGED:
         return _packaged_folder(str(ref))
     path = Path(ref)
@@ -192,3 +191,8 @@ def perplexity_of(model: Any, tokenizer: Any, text: str) -> float:
     with torch.inference_mode():
         loss = model(**encoded, labels=encoded["input_ids"]).loss
     return float(loss.exp())
+
+
+def is_hub_id(ref: str) -> bool:
+    """Whether `ref` has the form of a hub id: `name` or `owner/name`."""
+    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", ref) is not None

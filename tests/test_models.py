@@ -6,7 +6,7 @@ import torch
 import probes
 from probes import conversion
 from probes.adapters import attached
-from probes.models import has_fast_bfloat16, resolve_device, resolve_dtype
+from probes.loading import has_fast_bfloat16, resolve_device, resolve_dtype
 from tests.conftest import TEXTS, tiny_model
 
 
