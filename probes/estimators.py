@@ -8,7 +8,7 @@ and ones, and returns weights `[labelling, layer, d_model]` and biases `[labelli
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Weights = tuple[Float[Tensor, "labelling layer d_model"], Float[Tensor, "labelling layer"]]
@@ -19,7 +19,7 @@ MAX_NEWTON_STEPS = 50
 
 
 def difference_of_means(
-    x: Float[Tensor, "text layer d_model"], y: Float[Tensor, "labelling text"]
+    x: Float[Tensor, "text layer d_model"], y: Int[Tensor, "labelling text"]
 ) -> Weights:
     """Mean of class 1 minus mean of class 0; the boundary lies halfway (Marks & Tegmark, 2023)."""
     y = y.to(x.dtype)
@@ -29,7 +29,7 @@ def difference_of_means(
     return weights, -(weights * (ones + zeros) / 2).sum(-1)
 
 
-def logistic(x: Float[Tensor, "text layer d_model"], y: Float[Tensor, "labelling text"]) -> Weights:
+def logistic(x: Float[Tensor, "text layer d_model"], y: Int[Tensor, "labelling text"]) -> Weights:
     """Logistic regression with an L2 penalty, by Newton's method in float64.
 
     Features are centred and divided by one number per layer (the root of their mean variance), so

@@ -11,7 +11,15 @@ from sklearn.pipeline import make_pipeline
 
 from probes.activations import Activations
 from probes.errors import DataError
-from probes.fitting import FOLDS, Probe, checked_labels, fit, grouped_folds, out_of_fold_scores
+from probes.fitting import (
+    FOLDS,
+    Labels,
+    Probe,
+    checked_labels,
+    fit,
+    grouped_folds,
+    out_of_fold_scores,
+)
 from probes.metrics import auroc, bootstrap_auroc, bootstrap_mean, family_weights, interval
 
 
@@ -83,7 +91,7 @@ class Evaluation:
 def evaluate(
     probe: Probe,
     acts: Activations,
-    labels: Sequence[int],
+    labels: Labels,
     *,
     groups: Sequence[str] | None = None,
     texts: Sequence[str] | None = None,

@@ -17,6 +17,9 @@ from probes.metrics import auroc
 
 FOLDS = 5
 
+Labels = Sequence[int] | np.ndarray | Tensor
+"""Zeros and ones, one per text."""
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -53,7 +56,7 @@ class Probe:
 
 def fit(
     acts: Activations,
-    labels: Sequence[int],
+    labels: Labels,
     *,
     groups: Sequence[str] | None = None,
     method: str = "logistic",
@@ -102,7 +105,7 @@ def fit(
 
 
 def checked_labels(
-    acts: Activations, labels: Sequence[int], groups: Sequence[str] | None, method: str
+    acts: Activations, labels: Labels, groups: Sequence[str] | None, method: str
 ) -> tuple[np.ndarray, list[str]]:
     """Labels as an integer array and groups as strings, after every check that fitting needs."""
     if method not in ESTIMATORS:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ Edit = Callable[[Tensor], Tensor]
 """A map of the residual stream `[…, d_model]` to itself."""
 
 
+@runtime_checkable
 class Intervention(Protocol):
     """Anything `steer` can apply; a class of your own needs just these three."""
 

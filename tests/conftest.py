@@ -5,9 +5,19 @@ from functools import cache
 import pytest
 import torch
 import transformers
+from jaxtyping import install_import_hook
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-import probes
+# Before anything of ours is imported: shapes and types are checked at every call while testing. The
+# functions that users call are left out, since tests give them wrong types on purpose.
+CHECKED = [
+    *("probes.activations", "probes.directions", "probes.estimators", "probes.fitting"),
+    *("probes.evaluation", "probes.metrics", "steering.operators", "experiments.statistics"),
+]
+with install_import_hook(CHECKED, "beartype.beartype"):
+    import experiments.statistics  # noqa: F401
+    import probes
+    import steering  # noqa: F401
 
 TEXTS = [
     "The ferry left early.",
