@@ -10,7 +10,7 @@ from jaxtyping import Float
 from probes import DataError
 from probes.metrics import interval
 
-Panel = Float[np.ndarray, "seed family paraphrase"]
+Panel = Float[np.ndarray, "#seed family paraphrase"]
 
 
 @dataclass(frozen=True, slots=True)
