@@ -3,7 +3,7 @@
     python benchmarks/capture.py [MODEL]
 
 Peer: transformers' `output_hidden_states=True` in batches of 16 texts in arrival order, last token.
-Prints tokens per second of both, the median ratio of five paired rounds, and how far results differ.
+Prints tokens per second of both, the median ratio of three paired rounds, and how far results differ.
 """
 
 import statistics
@@ -37,7 +37,7 @@ def main() -> None:
     model = probes.load(sys.argv[1] if len(sys.argv) > 1 else "gemma-3-270m")
     sentences = list(probes.ContrastSet.load("ai-villain-persona").texts)
     # Lengths as they come in practice: some texts are twice or four times as long as others.
-    texts = [" ".join(sentences[k : k + 1 + 3 * (k % 5 == 0)]) for k in range(64)]
+    texts = [" ".join(sentences[k : k + 1 + 3 * (k % 5 == 0)]) for k in range(32)]
     tokens = sum(len(model.tokenizer(text).input_ids) for text in texts)
     ways = {
         "capture": lambda: probes.capture(model, texts, pool="last").values,
@@ -45,7 +45,7 @@ def main() -> None:
     }
     results = {name: way() for name, way in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(5):
+    for _ in range(3):
         for name, way in ways.items():
             start = time.perf_counter()
             way()
