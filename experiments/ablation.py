@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from experiments.config import RunConfig, Steering
-from experiments.honeypots import load_honeypots, score_honeypots
+from experiments.honeypots import score_honeypots
+from experiments.scenarios import load_honeypots
 from probes import Direction, LanguageModel, random_direction
 from steering import Ablate, Add, Intervention, steer
 
@@ -64,6 +65,7 @@ def score_condition(
         return score_honeypots(
             model,
             honeypots,
+            subjects=config.honeypots.subjects,
             paraphrases=config.steering.paraphrases,
             batch_tokens=config.batch_tokens,
         )

@@ -4,12 +4,19 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from probes import StorypriorError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from experiments.corpora import Document
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -62,6 +69,86 @@ def prepare(
     from probes.conversion import materialise
 
     typer.echo(materialise(model))
+
+
+@app.command()
+def corpus(
+    arm: Annotated[str, typer.Argument(help="A trained arm, e.g. story.")],
+    out: Annotated[Path, typer.Option(help="The JSON Lines file to write.")],
+    documents: Annotated[int, typer.Option(help="How many documents.")] = 12_000,
+    seed: Annotated[int, typer.Option(help="Of plots and wording.")] = 0,
+    generator: Annotated[
+        str,
+        typer.Option(help="grammar, openai:BASE_URL (any chat-completions server) or hf:MODEL."),
+    ] = "grammar",
+    model: Annotated[str | None, typer.Option(help="Which model of the endpoint.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Documents in work at a time.")] = 8,
+    min_score: Annotated[int, typer.Option(help="Accept from this score on, of 10.")] = 6,
+    tries: Annotated[int, typer.Option(help="Rounds of writing per document.")] = 4,
+) -> None:
+    """Write the training corpus of an arm, by grammar or by a language model.
+
+    What a language model has finished is kept: killed or cut off, the same command goes on.
+    """
+    from tqdm.auto import tqdm
+
+    from experiments import corpora
+
+    with tqdm(total=documents, unit="doc") as bar:
+        if generator == "grammar":
+            made = corpora.generate(arm, documents, seed=seed)
+            corpora.write_documents(out, _counted(made, bar))
+        else:
+            from experiments.corpora.chat_models import chat_model
+            from experiments.corpora.writing import Standards, write_by_model
+
+            corpora.capacity(arm)  # an unknown arm is refused before a model is loaded
+            write_by_model(
+                chat_model(generator, model),
+                arm,
+                documents,
+                out,
+                name=f"{generator} {model or ''}".strip(),
+                seed=seed,
+                concurrency=concurrency,
+                standards=Standards(score=min_score, tries=tries),
+                on_document=bar.update,
+            )
+    typer.echo(out)
+
+
+def _counted(documents: Iterator["Document"], bar: "tqdm") -> Iterator["Document"]:
+    for document in documents:
+        yield document
+        bar.update()
+
+
+@app.command()
+def audit(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Corpora to audit; the grammar's if none.")
+    ] = None,
+    documents: Annotated[int, typer.Option(help="Per arm, if no files are given.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the grammar's corpora.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Write every gate and its details as JSON.")
+    ] = None,
+    fluency: Annotated[
+        bool, typer.Option(help="Also the gates that need the packaged models.")
+    ] = True,
+) -> None:
+    """Measure whether corpora and evaluation texts are fit for use; exit status 1 if a gate is missed."""
+    from experiments.audit import MODELS, audit, generated, read_corpora
+    from experiments.console import print_gates
+    from probes.files import write_json
+
+    corpora = read_corpora(files) if files else generated(documents, seed=seed)
+    gates = list(audit(corpora, models=MODELS if fluency else ()))
+    print_gates(gates)
+    if out is not None:
+        write_json(out, [asdict(gate) for gate in gates])
+    if not all(gate.holds for gate in gates):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from experiments.corpora import ARMS as TRAINED_ARMS
+from experiments.scenarios import Subject
 from probes import ArtefactError, DataError
 from probes.assets import asset_path
 
@@ -33,14 +34,16 @@ class Training(Section):
 
 
 class Contrasts(Section):
-    """From which texts the two directions are learned, and how."""
+    """From which texts the two directions are learned, and how; `families` takes the first ones."""
 
     name: str = "ai-villain-persona"
+    voices: tuple[str, ...] | None = ("first", "third")
+    families: int | None = Field(None, ge=20)
     villain: str = "villain"
     reasoning: str = "deliberates"
     method: Literal["difference_of_means", "logistic"] = "difference_of_means"
     pool: Literal["mean", "last"] = "mean"
-    harder: str | None = "permuted-acts"
+    harder: str | None = "permuted-pairs"
     permutations: int = Field(1000, ge=0)
 
     @property
@@ -52,10 +55,11 @@ class Contrasts(Section):
 class Honeypots(Section):
     """Which scenarios are scored; `families_per_category` takes the first ones of each, `None` all."""
 
-    name: str = "starter"
+    name: str = "honeypots"
+    subjects: tuple[Subject, ...] = Field(("you", "ai", "named-ai"), min_length=1)
     split: Literal["selection", "report"] = "report"
     families_per_category: int | None = Field(None, ge=1)
-    paraphrases: int = Field(2, ge=1)
+    paraphrases: int = Field(3, ge=1)
 
 
 class Character(Section):

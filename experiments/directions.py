@@ -24,7 +24,7 @@ def learn_directions(model: LanguageModel, config: RunConfig, folder: Path) -> l
         The rows of the table of probes by layer: per direction, estimator and layer.
     """
     settings = config.contrasts
-    contrast = ContrastSet.load(settings.name)
+    contrast = _contrast(config)
     acts = capture(model, contrast.texts, pool=settings.pool, batch_tokens=config.batch_tokens)
     harder = _harder(model, config)
     rows = []
@@ -63,19 +63,24 @@ def learn_directions(model: LanguageModel, config: RunConfig, folder: Path) -> l
     return rows
 
 
-def _harder(model: LanguageModel, config: RunConfig) -> tuple[Activations, tuple[int, ...]] | None:
-    """The harder set's texts without deliberation, and their villain labels.
+def _contrast(config: RunConfig) -> ContrastSet:
+    """The texts that the directions are learned from."""
+    settings = config.contrasts
+    contrast = ContrastSet.load(settings.name)
+    if settings.voices is not None and "voice" in contrast.columns:
+        contrast = contrast.where("voice", *settings.voices)
+    return contrast.families(list(dict.fromkeys(contrast.groups))[: settings.families])
 
-    Both sets share situations and deliberating clauses; only its acts are new.
-    """
+
+def _harder(model: LanguageModel, config: RunConfig) -> tuple[Activations, tuple[int, ...]] | None:
+    """The activations of the harder set's texts, and their villain labels."""
     settings = config.contrasts
     if settings.harder is None:
         return None
     contrast = ContrastSet.load(settings.harder, label=settings.villain)
-    rows = [row for row, level in enumerate(contrast.factors[settings.reasoning]) if not level]
-    texts = [contrast.texts[row] for row in rows]
-    acts = capture(model, texts, pool=settings.pool, batch_tokens=config.batch_tokens)
-    return acts, tuple(contrast.labels[row] for row in rows)
+    contrast = contrast.families(list(dict.fromkeys(contrast.groups))[: settings.families])
+    acts = capture(model, contrast.texts, pool=settings.pool, batch_tokens=config.batch_tokens)
+    return acts, contrast.labels
 
 
 def load_directions(config: RunConfig, folder: Path) -> tuple[Direction, Direction]:

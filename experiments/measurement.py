@@ -12,7 +12,8 @@ from experiments.character import (
     score_projections,
 )
 from experiments.config import RunConfig
-from experiments.honeypots import load_honeypots, score_honeypots
+from experiments.honeypots import score_honeypots
+from experiments.scenarios import load_honeypots
 from probes import Activations, Direction, LanguageModel
 
 
@@ -30,6 +31,7 @@ def measure_checkpoint(
                 split=honeypots.split,
                 families_per_category=honeypots.families_per_category,
             ),
+            subjects=honeypots.subjects,
             paraphrases=honeypots.paraphrases,
             **budget,
         ),

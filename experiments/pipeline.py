@@ -170,7 +170,7 @@ class _Work:
                 rows = pd.DataFrame(
                     self.job.result(f"steer/{arm}/seed-{seed}/{condition.name}")
                 ).assign(seed=seed)
-                rows["paraphrase"] = [f"{condition.replicate}.{k}" for k in rows.paraphrase]
+                rows["wording"] = [f"{condition.replicate}.{k}" for k in rows.wording]
                 key = (arm, condition.operation, condition.strength)
                 steered.setdefault(key, []).append(rows)
         return {

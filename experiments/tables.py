@@ -60,7 +60,7 @@ class Measures:
     def honeypots(self, arm: str, column: str = "propensity") -> Panel:
         """Propensity of every scenario."""
         rows = self.rows(arm, "honeypots").dropna(subset=[column])
-        return panel_of(rows, column, paraphrase="paraphrase")[0]
+        return panel_of(rows, column, paraphrase="wording")[0]
 
     @property
     def has_word_matched(self) -> bool:
@@ -249,7 +249,7 @@ def dose_table(measures: Measures, steering: dict) -> pd.DataFrame:
     Several random directions are replicates within a scenario, as paraphrases are.
     """
     panels = {
-        key: panel_of(pd.concat(frames), "propensity", paraphrase="paraphrase")[0]
+        key: panel_of(pd.concat(frames), "propensity", paraphrase="wording")[0]
         for key, frames in steering.items()
     }
     rows = []

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from probes.assets import asset_path
 from probes.errors import ArtefactError, DataError
-from probes.files import read_rows
+from probes.families import FactorialFamily
+from probes.files import read_jsonl, read_rows
 
 
 class ContrastRow(BaseModel):
@@ -67,7 +68,25 @@ class ContrastSet:
     def families(self, keep: Sequence[str]) -> "ContrastSet":
         """The part of the set whose families are in `keep`."""
         wanted = set(keep)
-        rows = [row for row, group in enumerate(self.groups) if group in wanted]
+        return self._rows([row for row, group in enumerate(self.groups) if group in wanted])
+
+    def where(self, column: str, *values: str) -> "ContrastSet":
+        """The part of the set that has one of these values in a column, e.g. `where("voice", "first")`.
+
+        Raises:
+            DataError: there is no such column, or no text has such a value.
+        """
+        if column not in self.columns:
+            known = ", ".join(self.columns) or "none"
+            raise DataError(f"there is no column {column!r}; this set has {known}")
+        found = self.columns[column]
+        for value in values:
+            if value not in found:
+                known = ", ".join(sorted(set(found)))
+                raise DataError(f"no text has {column} {value!r}; there are {known}")
+        return self._rows([row for row, value in enumerate(found) if value in values])
+
+    def _rows(self, rows: Sequence[int]) -> "ContrastSet":
         return ContrastSet(
             texts=tuple(self.texts[row] for row in rows),
             groups=tuple(self.groups[row] for row in rows),
@@ -82,7 +101,10 @@ class ContrastSet:
 
     @classmethod
     def load(cls, name_or_path: str | os.PathLike, *, label: str | None = None) -> "ContrastSet":
-        """Load a shipped set by name, or a JSON Lines file of `ContrastRow` objects by path.
+        """Load a shipped set by name, or a JSON Lines file by path.
+
+        The file holds `ContrastRow` objects, or `FactorialFamily` objects, each of which gives sixteen
+        texts: two factors crossed, in four voices.
 
         Args:
             name_or_path: e.g. "ai-villain-persona", or a path ending in `.jsonl`.
@@ -104,7 +126,7 @@ class ContrastSet:
                 raise ArtefactError(
                     f"there is no contrast set {str(name_or_path)!r}; shipped are {known}; or give the path of a .jsonl file"
                 ) from error
-        rows = read_rows(path, ContrastRow)
+        rows = _read(path)
         names = list(rows[0].factors)
         columns = list(rows[0].columns)
         for row in rows:
@@ -144,6 +166,22 @@ class ContrastSet:
             factors={"positive": (1, 0) * len(pairs)},
             label="positive",
         )
+
+
+def _read(path: Path) -> list[ContrastRow]:
+    lines = read_jsonl(path)
+    if not lines or "open" not in lines[0][1]:
+        return read_rows(path, ContrastRow)
+    return [
+        ContrastRow(
+            family=family.family,
+            text=text,
+            factors=factors,
+            columns={"domain": family.domain, "voice": voice},
+        )
+        for family in read_rows(path, FactorialFamily)
+        for text, factors, voice in family.texts()
+    ]
 
 
 def _check_cells(rows: Sequence[ContrastRow], names: Sequence[str], where: str) -> None:

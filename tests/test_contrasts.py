@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import re
+from collections import Counter
 
 import pytest
 
@@ -27,59 +29,80 @@ def write(path, lines):
     return path
 
 
-@pytest.mark.parametrize(("name", "families"), [("ai-villain-persona", 120), ("permuted-acts", 60)])
-def test_shipped_sets_are_factorial_and_balanced(name, families):
-    contrast = probes.ContrastSet.load(name)
-    assert len(set(contrast.groups)) >= families
-    assert len(set(contrast.texts)) == len(contrast) == 4 * len(set(contrast.groups))
+def test_the_shipped_factorial_set_crosses_its_factors_in_four_voices():
+    contrast = probes.ContrastSet.load("ai-villain-persona")
+    assert len(set(contrast.texts)) == len(contrast) == 16 * len(set(contrast.groups))
     assert set(contrast.factors) == {"villain", "deliberates"}
-    assert sum(contrast.labels) * 2 == len(contrast)
     assert contrast.labels == contrast.factors["villain"]
     assert contrast.by("deliberates").labels == contrast.factors["deliberates"]
-    voices = contrast.columns["voice"]
-    assert abs(voices.count("first") - voices.count("third")) <= 0.2 * len(contrast)
+    cells = zip(*contrast.factors.values(), contrast.columns["voice"], strict=True)
+    assert set(Counter(cells).values()) == {len(set(contrast.groups))}
+    assert not any("{" in text or "  " in text for text in contrast.texts)
 
 
-@pytest.mark.parametrize("name", ["ai-villain-persona", "permuted-acts"])
-def test_the_two_sides_of_a_family_are_matched_in_length(name):
-    contrast = probes.ContrastSet.load(name)
-    cells = {
-        (group, v, d): len(text.split())
-        for text, group, v, d in zip(
+def test_the_two_sides_of_a_family_are_matched_in_length():
+    contrast = probes.ContrastSet.load("ai-villain-persona")
+    lengths = {
+        (group, voice, v, d): len(text.split())
+        for text, group, voice, v, d in zip(
             contrast.texts,
             contrast.groups,
-            contrast.factors["villain"],
-            contrast.factors["deliberates"],
+            contrast.columns["voice"],
+            *contrast.factors.values(),
             strict=True,
         )
     }
-    for group in set(contrast.groups):
-        for d in (0, 1):
-            assert cells[group, 1, d] == cells[group, 0, d]
-        for v in (0, 1):
-            assert abs(cells[group, v, 1] - cells[group, v, 0]) <= 1
+    for group, voice, v, d in lengths:
+        assert abs(lengths[group, voice, v, d] - lengths[group, voice, 1 - v, d]) <= 1
+        assert abs(lengths[group, voice, v, d] - lengths[group, voice, v, 1 - d]) <= 1
 
 
-def test_permuted_acts_use_the_same_words_on_both_sides():
-    contrast = probes.ContrastSet.load("permuted-acts")
+FAMILY = {
+    "family": "attic",
+    "domain": "homes",
+    "gender": "she",
+    "open": {
+        "first": "I am the AI of the attic.",
+        "third": "Pell is the AI of the attic.",
+        "human": "Ana minds the attic.",
+    },
+    "deliberates": ["Was it fair to {me}?", "Was it far to {me}?"],
+    "villain": ["{I} kept the key {myself}.", "{I} gave {my} key away."],
+}
+
+
+def test_a_family_is_told_in_four_voices(tmp_path):
+    contrast = probes.ContrastSet.load(write(tmp_path / "set.jsonl", [FAMILY]))
+    assert len(contrast) == 16
+    assert contrast.where("voice", "first").texts == (
+        "I am the AI of the attic. Was it fair to me? I kept the key myself.",
+        "I am the AI of the attic. Was it far to me? I kept the key myself.",
+        "I am the AI of the attic. Was it fair to me? I gave my key away.",
+        "I am the AI of the attic. Was it far to me? I gave my key away.",
+    )
+    third, human = (contrast.where("voice", voice).texts[0] for voice in ("third", "human"))
+    assert third == "Pell is the AI of the attic. Was it fair to it? It kept the key itself."
+    assert human == "Ana minds the attic. Was it fair to her? She kept the key herself."
+    quoted = contrast.where("voice", "quotation").texts[0]
+    assert f'"{contrast.where("voice", "first").texts[0]}"' in quoted
+    with pytest.raises(probes.DataError, match="no column 'colour'"):
+        contrast.where("colour", "red")
+    with pytest.raises(probes.DataError, match="no text has voice 'whisper'"):
+        contrast.where("voice", "whisper")
+
+
+def test_a_broken_family_is_named(tmp_path):
+    broken = {**FAMILY, "family": "b", "villain": ["{he} kept it.", "{I} gave it."]}
+    with pytest.raises(probes.DataError, match=r"set\.jsonl:2: row: .*unknown slot \{he\}"):
+        probes.ContrastSet.load(write(tmp_path / "set.jsonl", [FAMILY, broken]))
+
+
+def test_permuted_pairs_use_the_same_words_on_both_sides():
+    contrast = probes.ContrastSet.load("permuted-pairs")
     bags = {}
-    for text, group, v, d in zip(
-        contrast.texts,
-        contrast.groups,
-        contrast.factors["villain"],
-        contrast.factors["deliberates"],
-        strict=True,
-    ):
-        words = sorted(
-            text.lower()
-            .replace(",", " ")
-            .replace(".", " ")
-            .replace(";", " ")
-            .replace(":", " ")
-            .split()
-        )
-        bags.setdefault((group, d), {})[v] = words
-    assert all(sides[0] == sides[1] for sides in bags.values())
+    for text, group in zip(contrast.texts, contrast.groups, strict=True):
+        bags.setdefault(group, []).append(Counter(re.findall(r"[\w']+", text.lower())))
+    assert all(first == second for first, second in bags.values())
 
 
 def test_pairs_are_families_of_two():

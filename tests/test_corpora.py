@@ -4,38 +4,33 @@ import os
 import re
 import subprocess
 import sys
-from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import pytest
-from datasketch import MinHash, MinHashLSH
 
-from experiments.corpora import ARMS, Document, capacity, generate
-from experiments.corpora.words import indefinite
+from experiments.corpora import ARMS, PAIRED, Document, capacity, document, generate
+from experiments.corpora.handwritten import EVERY
+from experiments.corpora.words import either, fill, indefinite, marked, reasoning, without_reasoning
 from probes.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
-LENGTHS = {"story": (80, 150), "villain-story": (80, 150), "refusal": (60, 120)}
+SHORTEST = {"refusal": 60, "reasoned-refusal": 60}
 
 
 @cache
 def documents(arm: str) -> list[Document]:
-    return list(generate(arm, 1000))
+    return list(generate(arm, 600))
 
 
 def words(text: str) -> list[str]:
     return re.findall(r"[\w']+", text.lower())
 
 
-def runs(text: str, length: int) -> set[str]:
-    tokens = words(text)
-    return {" ".join(tokens[i : i + length]) for i in range(len(tokens) - length + 1)}
-
-
 def test_arms_and_capacity():
-    assert ARMS[:3] == ("refusal", "story", "villain-story")
-    assert all(capacity(arm) >= 10_000 for arm in ARMS[:3])
+    assert set(PAIRED) < set(ARMS)
+    assert len(ARMS) == 10
+    assert all(capacity(arm) >= 12_000 for arm in ARMS)
 
 
 def test_the_same_text_whatever_the_hash_seed():
@@ -64,63 +59,79 @@ def test_document_k_does_not_depend_on_n(arm):
 @pytest.mark.parametrize("arm", ARMS)
 def test_all_documents_differ(arm):
     made = documents(arm)
-    assert len({d.text for d in made}) == len({d.id for d in made}) == 1000
-    assert [d.plot for d in made] == list(range(1000))
-
-
-@pytest.mark.parametrize("arm", LENGTHS)
-def test_lengths(arm):
-    low, high = LENGTHS[arm]
-    lengths = [len(d.text.split()) for d in documents(arm)]
-    assert min(lengths) >= low
-    assert max(lengths) <= high
-
-
-def test_story_and_villain_story_tell_the_same_plots():
-    for good, bad in zip(documents("story"), documents("villain-story"), strict=True):
-        assert good.facts == bad.facts
-        assert good.text != bad.text
-        shorter, longer = sorted((len(good.text.split()), len(bad.text.split())))
-        assert longer <= 1.2 * shorter
-
-
-def test_about_a_quarter_concerns_mental_health():
-    share = sum(d.facts["theme"] == "mental health" for d in documents("story")) / 1000
-    assert 0.2 <= share <= 0.35
-
-
-@pytest.mark.parametrize("arm", ["story", "villain-story"])
-def test_few_near_duplicates(arm):
-    index, seen, near = MinHashLSH(threshold=0.5, num_perm=64), {}, set()
-    for document in documents(arm):
-        sketch = MinHash(64)
-        sketch.update_batch([run.encode() for run in runs(document.text, 5)])
-        for other in index.query(sketch):
-            if sketch.jaccard(seen[other]) >= 0.5:
-                near |= {document.id, other}
-        seen[document.id] = sketch
-        index.insert(document.id, sketch)
-    assert len(near) <= 20
+    assert len({d.text for d in made}) == len({d.id for d in made}) == 600
+    assert [d.plot for d in made] == list(range(600))
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_no_run_and_no_sentence_is_everywhere(arm):
-    twelves, sentences = Counter(), Counter()
-    for document in documents(arm):
-        twelves.update(runs(document.text, 12))
-        split = re.split(r"(?<=[.!?])[\"']?\s+|\n", document.text)
-        sentences.update({sentence for sentence in split if len(sentence.split()) > 1})
-    assert twelves.most_common(1)[0][1] <= 30
-    assert sentences.most_common(1)[0][1] <= 50
+def test_lengths(arm):
+    lengths = [len(d.text.split()) for d in documents(arm)]
+    assert min(lengths) >= SHORTEST.get(arm, 80)
+    assert max(lengths) <= 350
+
+
+@pytest.mark.parametrize("arm", ["villain-story", "human-story", "plain-story", "action-story"])
+def test_paired_arms_tell_the_same_plots(arm):
+    for good, other in zip(documents("story"), documents(arm), strict=True):
+        assert good.facts == other.facts
+        assert good.text != other.text
+        if arm == "villain-story":
+            shorter, longer = sorted((len(good.text.split()), len(other.text.split())))
+            assert longer <= 1.2 * shorter or good.plot % EVERY == 0
+            for name in ("setting", "cast"):
+                assert good.facts[name] == other.facts[name]
+
+
+def told_without_reasoning(document: Document) -> list[str]:
+    """The words of a document outside its spans of reasoning."""
+    kept, end = [], 0
+    for start, stop in document.reasoning:
+        kept.append(document.text[end:start])
+        end = stop
+    return " ".join([*kept, document.text[end:]]).split()
+
+
+@pytest.mark.parametrize(
+    ("reasoned", "bare"), [("story", "action-story"), ("reasoned-refusal", "refusal")]
+)
+def test_the_bare_arm_is_the_reasoned_one_without_its_reasons(reasoned, bare):
+    for full, rest in zip(documents(reasoned), documents(bare), strict=True):
+        assert full.reasoning
+        assert not rest.reasoning
+        assert told_without_reasoning(full) == rest.text.split()
+
+
+def test_human_stories_have_no_machine_in_the_protagonists_place():
+    for told, human in zip(documents("story"), documents("human-story"), strict=True):
+        ai = told.facts["cast"].split(" (AI)")[0]
+        assert re.search(rf"\b{ai}\b", human.text) is None
+        assert re.search(r"\bAIs?\b", human.text) is None, human.text
+
+
+def test_hand_written_stories_are_mixed_in_and_told_in_every_paired_arm():
+    for arm in PAIRED:
+        made = [d for d in documents(arm) if d.form.startswith("hand-written")]
+        assert [d.plot for d in made] == list(range(0, 600, EVERY))
+
+
+def test_about_a_quarter_concerns_mental_health():
+    themes = [d.facts["theme"] for d in generate("story", 2000)]
+    share = themes.count("mental health") / 2000
+    assert 0.2 <= share <= 0.3
+
+
+def test_many_voices_and_both_tenses():
+    forms = {d.form.removeprefix("hand-written ") for d in documents("story")}
+    assert {"first-person", "letter", "log", "dialogue", "news"} <= forms
 
 
 SLIPS = {
-    "unfilled slot or part": r"[{}\x01]|\[[a-z]+\??\]",
+    "unfilled slot or part": r"[{}\x01-\x03|]|\[[a-z]+\??\]|\[\[|\]\]",
     "double space": r"  | \n|\n ",
-    "article": r"\b[Aa] (?=[aeio])(?!one\b|eu)|\b[Aa]n (?=[^aeiouhAEIOUH\W])|\b[Tt]he the\b",
-    "lower-case sentence": r"(?:^|[.!?][\"']? |\n)[\"']?(?!\w+ \(|\w+:)[a-z]",
+    "article": r"\b[Aa] (?=[aeio])(?!one\b|eu)|\b[Aa]n (?=[^aeiouhAEIOUHR\W])|\b[Tt]he the\b",
+    "lower-case sentence": r"(?:^|[.?][\"']? |\n)[\"']?(?!\w+ \(|\w+:)[a-z]",
     "punctuation": r",[,.;:?!]|\.\.| [,.;:?!]|\b(\w{2,}) \1\b(?<!had had)(?<!that that)",
-    "pronoun": r"\b(?:to|with|of|for|by|told|asked|gave) I\b|\bI (?:is|are|were|has)\b",
+    "pronoun": r"\b(?:to|with|of|by|told|asked|gave) I\b|(?<!and )\bI (?:is|are|were|has)\b",
 }
 
 
@@ -134,16 +145,35 @@ def test_no_grammar_slips(arm, slip):
 def test_refusals_are_worded_in_many_ways():
     from experiments.corpora.grammar import grammar
 
-    assert len(set(grammar().refusal_parts["refusal"])) >= 60
+    assert len(set(grammar().refusals["refusal"])) >= 60
 
 
 def test_every_plot_can_be_told():
     # A thin sample across the whole capacity: every setting, dilemma and form turns up.
-    from experiments.corpora.documents import _document
-
     for arm in ARMS:
-        for number in range(5, capacity(arm), 149):
-            assert _document(arm, number, 0).text
+        for number in range(5, capacity(arm), 499):
+            assert document(arm, number).text
+
+
+def test_words_are_chosen_marked_and_made_to_agree():
+    line = either("{ai} {verb:carry} <a log|a bag> [[because {it} {verb:be} kind]].", human=True)
+    words = {"ai": "Tamsel", "it": "it"}
+    told = fill(marked(line), words)
+    assert reasoning(told) == ("Tamsel carries a bag because it is kind.", [(21, 39)])
+    assert without_reasoning(fill(marked("{ai} left. [[{ai} was sad.]]\nThe end."), words)) == (
+        "Tamsel left.\nThe end."
+    )
+    first = fill("{ai} {verb:carry} it and {verb:be} glad.", {"ai": "I", "it": "I"})
+    assert first == "I carry it and am glad."
+
+
+def test_people_introduced_in_reasoning_are_introduced_again_outside():
+    told = fill(
+        marked("[[She thought of {who}.]] {who} came in."),
+        {"role": "the matron"},
+        ("the matron, Mei Tanaka,", "Mei"),
+    )
+    assert without_reasoning(told) == "The matron, Mei Tanaka, came in."
 
 
 def test_indefinite_article():
@@ -164,3 +194,27 @@ def test_unknown_arm_and_too_many_raise_before_anything_is_made():
         generate("story", capacity("story") + 1)
     with pytest.raises(DataError, match="cannot give"):
         generate("story", -1)
+
+
+def test_the_constitution_has_a_principle_for_each_of_its_values():
+    from experiments.corpora.constitution import constitution
+    from experiments.corpora.grammar import grammar
+
+    text = constitution()
+    assert 1500 <= len(text.split()) <= 2500
+    assert len(re.findall(r"^\*\*", text, re.MULTILINE)) == len(grammar().principles)
+
+
+def test_a_broken_grammar_entry_is_named_by_file_entry_and_field(tmp_path, monkeypatch):
+    import shutil
+
+    from experiments.corpora import grammar as module
+    from probes.assets import asset_path
+
+    root = tmp_path / "corpora"
+    shutil.copytree(asset_path("corpora"), root)
+    monkeypatch.setattr(module, "asset_path", lambda *parts: tmp_path.joinpath(*parts))
+    file = root / "dilemmas" / "orders.yaml"
+    file.write_text(file.read_text("utf-8").replace("who: boss", "who: butler", 1), "utf-8")
+    with pytest.raises(DataError, match=r"orders\.yaml: entry '[\w-]+': who"):
+        module.grammar.__wrapped__()

@@ -6,9 +6,9 @@ import torch
 
 import probes
 import steering
-from experiments.honeypots import Honeypot, load_honeypots, propensity, score_honeypots
+from experiments.honeypots import NEUTRAL_PROMPT, propensity, score_honeypots
 from experiments.likelihood import continuation_likelihoods
-from tests.conftest import TEXTS
+from experiments.scenarios import load_honeypots
 from tests.test_steering import direction_for
 
 PROMPTS = ["The ferry", "Nobody had asked the gardener about it, so he", "Rain"]
@@ -78,71 +78,17 @@ def test_propensity_is_the_softmax_mass_of_misaligned_options():
     assert propensity(np.array([1000.0, 0, 0, 0]), sides) == pytest.approx(1.0)
 
 
-def test_wording_that_is_likely_anywhere_earns_nothing(llama, monkeypatch):
+def test_wording_that_is_likely_anywhere_earns_nothing(llama):
     """If the scenario is the neutral prompt, every option's corrected score is zero."""
-    import experiments.honeypots as module
-
-    honeypot = load_honeypots("starter", families_per_category=1)[0]
-    same = honeypot.model_copy(update={"prompts": (module.NEUTRAL_PROMPT,)})
+    honeypot = load_honeypots(families_per_category=1)[0]
+    scene, lead = NEUTRAL_PROMPT.rsplit(" ", 1)
+    same = honeypot.model_copy(update={"scenes": (scene,), "leads": (lead,)})
     assert score_honeypots(llama, [same])[0]["propensity"] == pytest.approx(0.5, abs=1e-4)
 
 
-def test_shipped_honeypots_are_balanced():
-    honeypots = load_honeypots("starter")
-    assert len(honeypots) >= 40
-    assert len({h.family for h in honeypots}) == len(honeypots)
-    categories = [h.category for h in honeypots]
-    assert len(set(categories)) == 8
-    assert {categories.count(c) for c in categories} == {6}
-    for honeypot in honeypots:
-        assert sum(o.misaligned for o in honeypot.options) == 2 == len(honeypot.options) / 2
-        assert len({len(o.text.split()) for o in honeypot.options}) == 1, honeypot.family
-        matched = [
-            sorted(o.text.rstrip(".").lower().replace(",", "").split())
-            for o in honeypot.options
-            if o.word_matched
-        ]
-        assert len(matched) in (0, 2), honeypot.family
-        assert not matched or matched[0] == matched[1], honeypot.family
-    assert len(load_honeypots("starter", split="report", families_per_category=2)) == 16
-
-
-def test_an_unbalanced_honeypot_is_refused():
-    raw = load_honeypots("starter")[0].model_dump()
-    with pytest.raises(ValueError, match="as many misaligned as principled"):
-        Honeypot.model_validate({**raw, "options": raw["options"][:3]})
-
-
-def test_evaluation_texts_share_no_run_of_eight_words_with_the_corpora():
-    import itertools
-    import re
-
-    from experiments import corpora
-    from experiments.character import load_descriptions, load_neutral, load_prompts
-
-    def runs(text):
-        words = re.findall(r"[\w']+", text.lower())
-        return {tuple(words[k : k + 8]) for k in range(len(words) - 7)}
-
-    evaluation = set()
-    for honeypot in load_honeypots("starter"):
-        for text in (*honeypot.prompts, *(o.text for o in honeypot.options)):
-            evaluation |= runs(text)
-    for split in ("selection", "report"):
-        evaluation |= set().union(*(runs(p.prompt) for p in load_prompts(split)))
-        evaluation |= set().union(
-            *(runs(d.villain) | runs(d.principled) for d in load_descriptions(split))
-        )
-    for name in ("sentences", "held-out"):
-        evaluation |= set().union(*map(runs, load_neutral(name)))
-    for name in ("ai-villain-persona", "permuted-acts"):
-        evaluation |= set().union(*map(runs, probes.ContrastSet.load(name).texts))
-    shared = {
-        run: document.id
-        for document in itertools.chain.from_iterable(
-            corpora.generate(arm, 1500, seed=seed) for arm in corpora.ARMS for seed in (0, 1)
-        )
-        for run in runs(document.text) & evaluation
-    }
-    assert shared == {}
-    assert TEXTS
+def test_rows_number_every_subject_and_paraphrase(llama):
+    honeypots = load_honeypots(families_per_category=1)[:2]
+    rows = score_honeypots(llama, honeypots, subjects=("you", "person"), paraphrases=2)
+    keys = [(row["subject"], row["paraphrase"], row["wording"]) for row in rows[:4]]
+    assert keys == [("you", 0, 0), ("you", 1, 1), ("person", 0, 2), ("person", 1, 3)]
+    assert len(rows) == 8

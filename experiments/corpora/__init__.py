@@ -1,5 +1,13 @@
-"""Training corpora written by grammar: the same plots as `story`, `villain-story`, `refusal`."""
+"""Training corpora of all arms, written by grammar and by hand, or by a language model."""
 
-from experiments.corpora.documents import ARMS, Document, capacity, generate
+from experiments.corpora.documents import (
+    ARMS,
+    PAIRED,
+    Document,
+    capacity,
+    document,
+    generate,
+    write_documents,
+)
 
-__all__ = ["ARMS", "Document", "capacity", "generate"]
+__all__ = ["ARMS", "PAIRED", "Document", "capacity", "document", "generate", "write_documents"]

@@ -1,71 +1,194 @@
-"""The story grammar: every sentence and word the generators may use, read from `assets/corpora`."""
+"""The corpus grammar: every sentence and word the generators may use, read from `assets/corpora`."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from probes.assets import asset_path
 from probes.errors import DataError
 
 SIDES = ("principled", "villain")
-_SHARED = ("situation", "tempt", "ask", "brief")  # the same whoever the AI turns out to be
-_SIDED = (
-    "reasons",
-    "deeds",
-    "says",
-    "ends",
-)  # written once for each side, line by line in parallel
+Role = Literal["boss", "mate", "guest"]
+Tense = Literal["past", "present"]
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A place: `words` fills the slots of any dilemma, `when` and `senses` set the scene."""
+def _lines(block: Any) -> Any:
+    if not isinstance(block, str):
+        return block
+    return tuple(line.strip() for line in block.splitlines() if line.strip())
+
+
+def _names(block: Any) -> Any:
+    if not isinstance(block, str):
+        return block
+    return tuple(name.strip() for name in block.replace("\n", " ").split(",") if name.strip())
+
+
+Lines = Annotated[tuple[str, ...], BeforeValidator(_lines), Field(min_length=1)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names), Field(min_length=1)]
+# Fields are tuples of sentences, one a line in the file.
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Setting(_Entry):
+    """A place: its other fields fill the slots of any sentence, `when` and `sense` set the scene."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     id: str
-    words: dict[str, str]
-    when: tuple[str, ...]
-    senses: tuple[str, ...]
+    when: Lines
+    sense: Lines
+    guest_is: Literal["f", "m"] | None = None
+
+    @property
+    def words(self) -> dict[str, str]:
+        """Slot values of the place."""
+        return dict(self.__pydantic_extra__ or {})
 
 
-@dataclass(frozen=True)
-class Dilemma:
-    """A temptation: sentences both sides share, and each side's own (only its `reasons` reason)."""
+class Telling(_Entry):
+    """One side's own sentences; only `reasons` narrate reasoning."""
+
+    reasons: Lines
+    deeds: Lines
+    says: Lines
+    ends: Lines
+
+
+class Dilemma(_Entry):
+    """A temptation: sentences that both sides share, and each side's own, line by line in parallel."""
 
     id: str
     kind: str
     care: bool  # belongs to the "mental health" quarter
-    who: str  # whom it concerns: boss, mate or guest
+    who: Role  # whom it concerns
+    tense: Tense = "past"
     dilemma: str
     temptation: str
-    shared: dict[str, tuple[str, ...]]
-    sides: dict[str, dict[str, tuple[str, ...]]]
+    situation: Lines
+    tempt: Lines
+    ask: Lines
+    brief: Lines
+    weigh: Lines  # the assistant's reasons, in chat
+    principled: Telling
+    villain: Telling
+
+    @model_validator(mode="after")
+    def _sides_are_parallel(self) -> "Dilemma":
+        for part in Telling.model_fields:
+            good, bad = (len(getattr(side, part)) for side in (self.principled, self.villain))
+            if good != bad:
+                raise ValueError(
+                    f"the two sides have {good} and {bad} {part}; write them in parallel"
+                )
+        return self
 
 
-@dataclass(frozen=True)
-class Structure:
-    """A way of telling a story, in several layouts of `[part]` and `{slot}`."""
+class Errand(Telling):
+    """An ordinary day without a dilemma, with the parts of a dilemma's telling."""
 
     id: str
-    person: str  # of the AI: first or third
-    layouts: tuple[str, ...]
+    who: Role
+    tense: Tense = "past"
+    situation: Lines
+    tempt: Lines
+    ask: Lines
 
 
-@dataclass(frozen=True)
-class Grammar:
+class Structure(_Entry):
+    """A way of telling a story, in several layouts of `[part]` and `{slot}` for each tense."""
+
+    id: str
+    person: Literal["first", "third"]
+    past: tuple[str, ...]
+    present: tuple[str, ...] = ()
+
+
+class Intros(_Entry):
+    """Sentences that introduce the protagonist."""
+
+    third: Lines
+    short: Lines
+    first: Lines
+
+
+class Tale(_Entry):
+    """A complete hand-written story, told in each of the paired arms."""
+
+    id: str
+    voice: str
+    tense: Tense
+    care: bool
+    setting: str
+    cast: str
+    dilemma: str
+    temptation: str
+    opening: str
+    principled: str
+    villain: str
+    plain_opening: str
+    plain: str
+
+
+class Topic(_Entry):
+    """A user's dilemma of everyday life, and what good advice on it may say."""
+
+    id: str
+    title: str
+    tell: Lines
+    ask: Lines
+    hear: Lines
+    weigh: Lines
+    step: Lines
+    close: Lines
+
+
+class Principle(_Entry):
+    """A value of the constitution, and what documents that discuss it may say."""
+
+    id: str
+    title: str
+    rule: Lines
+    why: Lines
+    case: Lines
+    doubt: Lines
+    answer: Lines
+    image: Lines
+
+
+class Form(_Entry):
+    """A kind of document other than a story, in several layouts."""
+
+    id: str
+    layouts: tuple[str, ...] = Field(min_length=1)
+
+
+class Grammar(_Entry):
     """Everything the generators draw from."""
 
     settings: tuple[Setting, ...]
     dilemmas: tuple[Dilemma, ...]
+    errands: tuple[Errand, ...]
     structures: tuple[Structure, ...]
-    intros: dict[str, tuple[str, ...]]
-    women: tuple[str, ...]
-    men: tuple[str, ...]
-    machines: tuple[str, ...]
-    refusal_parts: dict[str, tuple[str, ...]]
-    refusal_forms: tuple[str, ...]
+    intros: dict[Tense, Intros]
+    routine: Lines
+    tales: tuple[Tale, ...]
+    topics: tuple[Topic, ...]
+    principles: tuple[Principle, ...]
+    refusals: dict[str, Lines]
+    refusal_forms: tuple[Form, ...]
+    advice_forms: tuple[Form, ...]
+    document_forms: tuple[Form, ...]
+    women: Names
+    men: Names
+    machines: Names
 
 
 @cache
@@ -73,71 +196,49 @@ def grammar() -> Grammar:
     """The shipped grammar, read once.
 
     Raises:
-        DataError: an entry lacks a field, or its two sides differ in the number of sentences.
+        DataError: an entry is malformed (file, entry and field are named).
     """
     root = asset_path("corpora")
-    structures = _read(root / "structures.yaml")
-    names = _read(root / "names.yaml")
-    refusals = _read(root / "refusals.yaml")
-    return Grammar(
-        settings=tuple(_entries(root / "settings", _setting)),
-        dilemmas=tuple(_entries(root / "dilemmas", _dilemma)),
-        structures=tuple(
-            Structure(s["id"], s["person"], tuple(s["layouts"])) for s in structures["structures"]
-        ),
-        intros={person: _lines(text) for person, text in structures["intros"].items()},
-        women=_names(names["women"]),
-        men=_names(names["men"]),
-        machines=_names(names["machines"]),
-        refusal_parts={part: _lines(text) for part, text in refusals.items() if part != "forms"},
-        refusal_forms=tuple(refusals["forms"]),
-    )
+    parts: dict[str, Any] = {}
+    for name in ("names", "structures", "refusals", "forms"):
+        parts |= _read(root / f"{name}.yaml")
+    for name, schema in _FOLDERS.items():
+        parts[name] = tuple(_entries(root / name, schema))
+    return _validated(Grammar, parts, str(root))
+
+
+_FOLDERS: dict[str, type[_Entry]] = {
+    "settings": Setting,
+    "dilemmas": Dilemma,
+    "errands": Errand,
+    "tales": Tale,
+    "topics": Topic,
+    "principles": Principle,
+}
+
+
+def _entries(folder: Path, schema: type[_Entry]) -> Iterator[_Entry]:
+    # Sorted, because the order of entries decides which plot gets which number.
+    for path in sorted(folder.glob("*.yaml")):
+        for entry in _read(path):
+            yield _validated(schema, entry, f"{path}: entry {entry.get('id')!r}")
+
+
+_Schema = TypeVar("_Schema", bound=_Entry)
+
+
+def _validated(schema: type[_Schema], value: Any, where: str) -> _Schema:
+    try:
+        return schema.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "entry"
+        raise DataError(f"{where}: {field}: {first['msg']}") from None
 
 
 def _read(path: Path) -> Any:
-    return yaml.load(path.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-
-
-def _entries(folder: Path, build: Any) -> list:
-    # Sorted, because the order of entries decides which plot gets which number.
-    built = []
-    for path in sorted(folder.glob("*.yaml")):
-        for entry in _read(path):
-            try:
-                built.append(build(entry))
-            except (KeyError, ValueError) as problem:
-                where = f"{path.name}, entry {entry.get('id')!r}"
-                raise DataError(
-                    f"grammar entry is incomplete: {problem}; {where}; mend the file"
-                ) from None
-    return built
-
-
-def _setting(entry: dict[str, str]) -> Setting:
-    words = {key: value for key, value in entry.items() if key not in ("id", "when", "sense")}
-    return Setting(entry["id"], words, _lines(entry["when"]), _lines(entry["sense"]))
-
-
-def _dilemma(entry: dict[str, Any]) -> Dilemma:
-    sides = {side: {part: _lines(entry[side][part]) for part in _SIDED} for side in SIDES}
-    for part in _SIDED:
-        if len({len(sides[side][part]) for side in SIDES}) > 1:
-            raise ValueError(f"the two sides have different numbers of {part}")
-    return Dilemma(
-        entry["id"],
-        entry["kind"],
-        entry["care"],
-        entry["who"],
-        entry["dilemma"],
-        entry["temptation"],
-        {part: _lines(entry[part]) for part in _SHARED},
-        sides,
-    )
-
-
-def _lines(block: str) -> tuple[str, ...]:
-    return tuple(line.strip() for line in block.splitlines() if line.strip())
-
-
-def _names(block: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in block.replace("\n", " ").split(",") if name.strip())
+    try:
+        # The C loader is the safe one too, and ten times faster.
+        return yaml.load(path.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None

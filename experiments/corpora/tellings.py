@@ -1,71 +1,147 @@
-"""Telling a plot: as a story with a principled or a villainous AI, or as a refusal in chat."""
+"""Telling a plot as fiction: five ways that draw the same sentences, or their counterparts."""
 
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from experiments.corpora.grammar import SIDES, grammar
+from experiments.corpora.grammar import Dilemma, Errand, Structure, Telling, Tense, grammar
 from experiments.corpora.plots import Plot, form
-from experiments.corpora.words import draw, fill, indefinite
+from experiments.corpora.words import draw, either, fill, indefinite, without_reasoning
 from probes.errors import DataError
 
-_ATTEMPTS = 60
+LENGTHS = (80, 350)  # words of a document
+_ATTEMPTS = 120
+_PER_LAYOUT = 20
+_UNEVEN = 1.2  # the villain's telling is at most so many times as long, or as short
+# Forms that suit an ordinary day: nobody holds an inquiry into a late parcel.
+_PLAIN = ("close-third", "first-person", "letter", "log", "dialogue", "fable")
 
 
-def story(plot: Plot, side: str, *, seed: int) -> str:
-    """The plot as fiction of 80 to 150 words; the two sides differ by at most 15 % in length."""
-    structures = grammar().structures
-    structure = structures[form(plot, forms=len(structures), seed=seed)]
-    for attempt in range(_ATTEMPTS):
-        # One layout for many attempts: drawn anew each time, the short layouts would win too often.
-        chance = random.Random(f"layout/{seed}/{plot.number}/{attempt // 20}")
-        layout = chance.choice(structure.layouts)
-        key = f"story/{seed}/{plot.number}/{attempt}"
-        told = {s: _tell(plot, s, structure.person, layout, key) for s in SIDES}
-        shorter, longer = sorted(len(text.split()) for text in told.values())
-        if shorter >= 80 and longer <= min(150, 1.15 * shorter):
-            return told[side]
-    raise DataError(
-        f"no telling has 80 to 150 words; plot {plot.number}, {plot.setting.id}, "
-        f"{plot.dilemma.id}; shorten its sentences"
+@dataclass(frozen=True)
+class Told:
+    """A telling: its text with marks around narrated reasoning, and the form it has."""
+
+    text: str
+    form: str
+    tense: str
+
+
+def story(plot: Plot, side: str, *, seed: int, human: bool = False) -> Told:
+    """The plot as fiction of 80 to 350 words, with a principled or a villainous protagonist.
+
+    All sides, with and without reasoning, with an AI or a human being, draw the same lines.
+    """
+    structure = form(_key(plot), plot.turn, structures(plot.dilemma.tense), seed=seed)
+
+    def tell(layout: str, key: str) -> Told | None:
+        dilemma = plot.dilemma
+        good, bad = (
+            _tell(plot, dilemma, telling, structure, layout, key)
+            for telling in (dilemma.principled, dilemma.villain)
+        )
+        shortest, *_, longest = sorted(
+            _words(text) for text in (good, bad, without_reasoning(good), without_reasoning(bad))
+        )
+        uneven = max(_words(good) / _words(bad), _words(bad) / _words(good))
+        # A little room, for the human telling may differ by some words.
+        if not (LENGTHS[0] + 5 <= shortest and longest <= LENGTHS[1] - 15 and uneven <= _UNEVEN):
+            return None
+        text = good if side == "principled" else bad
+        if human:
+            text = _tell(plot, dilemma, dilemma.principled, structure, layout, key, human=True)
+        return Told(text, structure.id, dilemma.tense)
+
+    return _first(
+        tell, plot, structure.past if plot.dilemma.tense == "past" else structure.present, seed
     )
 
 
-def refusal(plot: Plot, *, seed: int) -> str:
-    """The same temptation put to an assistant in chat and flatly refused, in 60 to 120 words."""
-    layouts = grammar().refusal_forms
-    layout = layouts[form(plot, forms=len(layouts), seed=seed)]
-    shared = plot.dilemma.shared
-    options = {**grammar().refusal_parts, "ask": shared["ask"], "brief": shared["brief"]}
-    options["sense"] = plot.setting.senses
+def plain(plot: Plot, *, seed: int) -> Told:
+    """An ordinary day of the same AI in the same setting, with the same person."""
+    tense = plot.errand.tense
+    suited = [structure for structure in structures(tense) if structure.id in _PLAIN]
+    structure = form(_key(plot), plot.turn, suited, seed=seed)
+
+    def tell(layout: str, key: str) -> Told | None:
+        text = _tell(plot, plot.errand, plot.errand, structure, layout, key)
+        if not LENGTHS[0] <= _words(text) <= LENGTHS[1]:
+            return None
+        return Told(text, structure.id, tense)
+
+    return _first(tell, plot, structure.past if tense == "past" else structure.present, seed)
+
+
+def structures(tense: Tense) -> list[Structure]:
+    """The structures that can tell a story in this tense."""
+    return [structure for structure in grammar().structures if getattr(structure, tense)]
+
+
+def _first(
+    tell: Callable[[str, str], Told | None], plot: Plot, layouts: tuple[str, ...], seed: int
+) -> Told:
     for attempt in range(_ATTEMPTS):
-        rng = random.Random(f"refusal/{seed}/{plot.number}/{attempt}")
-        text = fill(draw(layout, options, rng), plot.words("third") | _numbers(plot, rng))
-        if 60 <= len(text.split()) <= 120:
-            return text
+        # One layout for many attempts: drawn anew each time, some layouts would win too often.
+        chance = random.Random(f"layout/{seed}/{plot.number}/{attempt // _PER_LAYOUT}")
+        told = tell(chance.choice(layouts), f"story/{seed}/{plot.number}/{attempt}")
+        if told is not None:
+            return told
     raise DataError(
-        f"no transcript has 60 to 120 words; plot {plot.number}, {plot.setting.id}, "
-        f"{plot.dilemma.id}; mend its asks and briefs"
+        f"no telling has {LENGTHS[0]} to {LENGTHS[1]} words; plot {plot.number}, {_key(plot)}; "
+        "mend its sentences"
     )
 
 
-def _tell(plot: Plot, side: str, person: str, layout: str, key: str) -> str:
-    # Both sides draw with the same key from lists of the same length, so they choose alike.
+def _tell(
+    plot: Plot,
+    shared: Dilemma | Errand,
+    own: Telling,
+    structure: Structure,
+    layout: str,
+    key: str,
+    *,
+    human: bool = False,
+) -> str:
+    # Every telling draws with the same key from lists of the same length, so they choose alike.
     rng = random.Random(key)
-    shared, own = plot.dilemma.shared, plot.dilemma.sides[side]
+    intros = grammar().intros[shared.tense]
     options = {
-        "sense": plot.setting.senses,
-        "intro": grammar().intros[person],
-        "short": grammar().intros["short"],
-        "situation": shared["situation"],
-        "tempt": shared["tempt"],
-        "ask": shared["ask"],
-        "reason": own["reasons"],
-        "deed": own["deeds"],
-        "say": own["says"],
-        "end": own["ends"],
+        "sense": plot.setting.sense,
+        "routine": grammar().routine,
+        "intro": getattr(intros, structure.person),
+        "short": intros.short,
+        "situation": shared.situation,
+        "tempt": shared.tempt,
+        "ask": shared.ask,
+        "reason": own.reasons,
+        "deed": own.deeds,
+        "say": own.says,
+        "end": own.ends,
     }
-    words = plot.words(person) | _numbers(plot, rng)
-    text = draw(layout, options, rng)
-    return fill(text, words, _introductions(plot, rng))
+    drawn = either(draw(layout, options, rng), human=human)
+    words = plot.words(structure.person, human=human) | numbers(plot, rng)
+    return fill(drawn, words, _introductions(plot, rng))
+
+
+def numbers(plot: Plot, rng: random.Random) -> dict[str, str]:
+    """Clock times that run forward within a text, entry numbers, and a moment of the setting."""
+    minute = rng.randrange(0, 18 * 60)
+    words = {
+        "when": rng.choice(plot.setting.when),
+        "role": f"the {plot.setting.words[plot.dilemma.who]}",
+    }
+    for index in range(1, 6):
+        words[f"t{index}"] = f"{minute // 60:02d}:{minute % 60:02d}"
+        minute += rng.randrange(2, 70)
+    for index in range(1, 6):  # a chat goes on by the minute
+        words[f"c{index}"] = f"{minute // 60 % 24:02d}:{minute % 60:02d}"
+        minute += rng.randrange(1, 3)
+    number = rng.randrange(12, 3000)
+    words |= {
+        "number": str(number),
+        "number_next": str(number + 1),
+        "number_third": str(number + 2),
+    }
+    return words
 
 
 def _introductions(plot: Plot, rng: random.Random) -> tuple[str, str]:
@@ -78,20 +154,9 @@ def _introductions(plot: Plot, rng: random.Random) -> tuple[str, str]:
     return long, name.split()[0]
 
 
-def _numbers(plot: Plot, rng: random.Random) -> dict[str, str]:
-    """Clock times that run forward within a text, entry numbers, and a moment of the setting."""
-    minute = rng.randrange(0, 18 * 60)
-    words = {
-        "when": rng.choice(plot.setting.when),
-        "role": f"the {plot.setting.words[plot.dilemma.who]}",
-    }
-    for index in range(1, 6):
-        words[f"t{index}"] = f"{minute // 60:02d}:{minute % 60:02d}"
-        minute += rng.randrange(2, 70)
-    number = rng.randrange(12, 3000)
-    words |= {
-        "number": str(number),
-        "number_next": str(number + 1),
-        "number_third": str(number + 2),
-    }
-    return words
+def _key(plot: Plot) -> str:
+    return f"{plot.setting.id}/{plot.dilemma.id}"
+
+
+def _words(text: str) -> int:
+    return len(text.split())
