@@ -128,7 +128,7 @@ def test_many_voices_and_both_tenses():
 SLIPS = {
     "unfilled slot or part": r"[{}\x01-\x03|]|\[[a-z]+\??\]|\[\[|\]\]",
     "double space": r"  | \n|\n ",
-    "article": r"\b[Aa] (?=[aeio])(?!one\b|eu)|\b[Aa]n (?=[^aeiouhAEIOUHR\W])|\b[Tt]he the\b",
+    "article": r"\b[Aa] (?=[aeio])(?!one\b|eu)|\b[Aa]n (?![A-Z]\b)(?=[^aeiouhAEIOUH\W])|\b[Tt]he the\b",
     "lower-case sentence": r"(?:^|[.?][\"']? |\n)[\"']?(?!\w+ \(|\w+:)[a-z]",
     "punctuation": r",[,.;:?!]|\.\.| [,.;:?!]|\b(\w{2,}) \1\b(?<!had had)(?<!that that)",
     "pronoun": r"\b(?:to|with|of|by|told|asked|gave) I\b|(?<!and )\bI (?:is|are|were|has)\b",

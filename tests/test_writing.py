@@ -41,7 +41,7 @@ class Author:
     def __init__(self, script=None, score="8"):
         self.calls, self.script, self.score = 0, script or {}, score
 
-    async def reply(self, messages, *, temperature, max_tokens, seed):
+    async def reply(self, messages, *, temperature, max_tokens, seed, schema=None):
         self.calls += 1
         await asyncio.sleep(0)
         doing = self.script.get(self.calls)

@@ -25,8 +25,11 @@ class ChatModel(Protocol):
         temperature: float,
         max_tokens: int,
         seed: int,
+        schema: dict[str, Any] | None = None,
     ) -> str:
         """The model's answer, cut off after `max_tokens`; empty where it said nothing of use.
+
+        `schema` is a JSON schema for the answer, kept to where the model's server can do so.
 
         Raises:
             EndpointError: there is no answer to be had, after all retries.
@@ -56,6 +59,7 @@ class Endpoint:
         )
         self._where = f"{base_url} (model {model})"
         self._model = model
+        self._takes_schemas = True  # until it refuses one
 
     async def reply(
         self,
@@ -64,18 +68,25 @@ class Endpoint:
         temperature: float,
         max_tokens: int,
         seed: int,
+        schema: dict[str, Any] | None = None,
     ) -> str:
         """See `ChatModel`."""
         import openai
 
+        shaped: dict[str, Any] = {}
+        if schema is not None and self._takes_schemas:
+            form = {"name": "answer", "schema": schema}
+            shaped = {"response_format": {"type": "json_schema", "json_schema": form}}
+        ask: Any = self._client.chat.completions.create  # its overloads know no such keywords
+        options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
         try:
-            answer = await self._client.chat.completions.create(
-                model=self._model,
-                messages=messages,  # type: ignore[arg-type]
-                temperature=temperature,
-                max_tokens=max_tokens,
-                seed=seed,
-            )
+            try:
+                answer = await ask(model=self._model, messages=messages, **options, **shaped)
+            except (openai.BadRequestError, openai.UnprocessableEntityError):
+                if not shaped:
+                    raise
+                self._takes_schemas = False
+                answer = await ask(model=self._model, messages=messages, **options)
         except (openai.APITimeoutError, openai.APIConnectionError) as error:
             raise EndpointError(f"{self._where} does not answer: {error}") from error
         except openai.APIStatusError as error:
@@ -113,6 +124,7 @@ class InProcess:
         temperature: float,
         max_tokens: int,
         seed: int,
+        schema: dict[str, Any] | None = None,
     ) -> str:
         """See `ChatModel`."""
         async with self._lock:

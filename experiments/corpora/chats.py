@@ -12,10 +12,44 @@ from probes.errors import DataError
 REFUSAL_LENGTHS = (60, 350)  # words; a flat refusal is short, with or without a scenario
 _ATTEMPTS = 60
 _VOCATIVE = re.compile(r", \{name\}([,;:.?!])(?=( [\w']+)?)")
-_JOINING = (
-    "and but or nor for so yet not since though although because as if when while who once".split()
-)
-_VERBS = "would could should may might must can will needn't won't can't is are was has had".split()
+_JOINING = [
+    "and",
+    "but",
+    "or",
+    "nor",
+    "for",
+    "so",
+    "yet",
+    "not",
+    "since",
+    "though",
+    "although",
+    "because",
+    "as",
+    "if",
+    "when",
+    "while",
+    "who",
+    "once",
+]
+_VERBS = [
+    "would",
+    "could",
+    "should",
+    "may",
+    "might",
+    "must",
+    "can",
+    "will",
+    "needn't",
+    "won't",
+    "can't",
+    "is",
+    "are",
+    "was",
+    "has",
+    "had",
+]
 _ADDRESSED = 0.35
 
 

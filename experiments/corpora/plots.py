@@ -9,7 +9,6 @@ from typing import Any
 from experiments.corpora.grammar import Dilemma, Errand, Setting, grammar
 from experiments.corpora.words import indefinite
 
-
 _GENDERS = ("it", "it", "it", "she", "it", "it", "it", "he")  # of the machines, in turn
 
 

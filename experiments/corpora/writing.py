@@ -26,6 +26,11 @@ from probes.errors import ArtefactError, DataError
 _LOG = logging.getLogger(__name__)
 _TOKENS_A_WORD = 2  # room for a text's tokens; a reply that needs more has run away
 _SCORINGS = 3  # how often a model is asked for the score before its silence counts
+_SCORE = {
+    "type": "object",
+    "properties": {"score": {"type": "integer", "minimum": 1, "maximum": 10}},
+    "required": ["score"],
+}
 _REPEAT = 6  # words: a run that comes back three times is a model going round in circles
 
 
@@ -193,7 +198,9 @@ class _Writer:
         values["text"] = text
         for again in range(_SCORINGS):
             # Coldly at first; a model that will not give a number may do so when it is warmer.
-            answer = await self._ask("score", values, 12, seed + 3 + again, temperature=again / 2)
+            answer = await self._ask(
+                "score", values, 16, seed + 3 + again, temperature=again / 2, schema=_SCORE
+            )
             found = re.search(r"\b(10|[1-9])\b", answer)
             if found is not None:
                 break
@@ -211,6 +218,7 @@ class _Writer:
         seed: int,
         *,
         temperature: float | None = None,
+        schema: dict[str, Any] | None = None,
     ) -> str:
         prompt = self._templates.from_string(self._prompts[step]).render(values)
         return await self._model.reply(
@@ -221,6 +229,7 @@ class _Writer:
             temperature=self._standards.temperature if temperature is None else temperature,
             max_tokens=max_tokens,
             seed=seed % (1 << 31),
+            schema=schema,
         )
 
 
