@@ -1,4 +1,4 @@
-# Three targets; each sets up what it needs in .venv and can be run first on a fresh machine.
+# Each target sets up what it needs in .venv and can be run first on a fresh machine.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ export STORYPRIOR_CACHE ?= $(CURDIR)/$(VENV)/cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 RUN ?= runs/demo
 
-.PHONY: demo test check pictures clean
+.PHONY: demo test check audit pictures clean
 
 demo: $(VENV)/model
 	$(BIN)/storyprior run demo --out $(RUN)
@@ -32,6 +32,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 $(VENV)/model: $(VENV)/installed
 	$(BIN)/storyprior prepare gemma-3-270m
 	touch $@
+
+# Whether the texts are fit for use: 2,000 documents of each arm and all evaluation texts.
+audit: $(VENV)/model
+	$(BIN)/storyprior audit --documents 2000
 
 # The pictures of the README.
 pictures: demo

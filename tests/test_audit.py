@@ -122,7 +122,7 @@ def test_corpus_gates_catch_what_they_are_for():
 def test_contamination_and_pairing_gates():
     item = "the lamp went out over the harbour before the pilot boat came"
     made = [document(0, f"So it was that {item} home again.")]
-    gates = list(contamination_gates("story", made, {"item": item}))
+    gates = list(contamination_gates({"story": made}, {"item": item}))
     assert not gates[0].holds
     assert "d0 and item" in gates[0].details[0]
     apart = {
@@ -140,13 +140,14 @@ def test_the_shipped_evaluation_texts_pass():
 
 def test_the_shipped_corpora_pass_on_a_sample():
     corpora = {arm: list(generate(arm, 300)) for arm in ARMS}
-    texts = evaluation.evaluation_texts()
     for arm, made in corpora.items():
-        gates = [*corpus_gates(arm, made), *contamination_gates(arm, made, texts)]
         # So few documents say nothing about rare runs: one sentence is a third of a percent.
+        gates = corpus_gates(arm, made)
         missed = [gate for gate in gates if not gate.holds and "runs of 12" not in gate.what]
         assert missed == [], arm
     assert all(gate.holds for gate in pairing_gates(corpora))
+    texts = evaluation.evaluation_texts()
+    assert [gate for gate in contamination_gates(corpora, texts) if not gate.holds] == []
 
 
 def test_files_are_read_back_and_bad_rows_named(tmp_path):

@@ -42,10 +42,9 @@ def audit(
 ) -> Iterator[Gate]:
     """Measure every gate: the shipped evaluation texts, the corpora, and both sides' fluency."""
     yield from evaluation_gates()
-    evaluation = evaluation_texts()
     for arm, documents in corpora.items():
         yield from corpus_gates(arm, documents)
-        yield from contamination_gates(arm, documents, evaluation)
     yield from pairing_gates(corpora)
+    yield from contamination_gates(corpora, evaluation_texts())
     for name in models:
         yield from fluency_gates(load(name))

@@ -1,5 +1,6 @@
 """Gates on training corpora: duplicates, recurring runs, vocabulary, reasoning, themes, pairing."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from experiments.audit.gates import Gate, at_least, at_most, none, within
@@ -72,19 +73,20 @@ def pairing_gates(corpora: Mapping[str, Sequence[Document]]) -> Iterator[Gate]:
 
 
 def contamination_gates(
-    arm: str, documents: Sequence[Document], evaluation: Mapping[str, str]
+    corpora: Mapping[str, Sequence[Document]], evaluation: Mapping[str, str]
 ) -> Iterator[Gate]:
     """Nothing of eight words, and no near duplicate, is shared with an evaluation text."""
-    texts = {document.id: document.text for document in documents}
-    shared = shared_runs(texts, evaluation, CONTAMINATION)
-    yield none(
-        f"runs of {CONTAMINATION} words shared with evaluation texts",
-        arm,
-        (f"{name} and {item}: {run}" for name, item, run in shared),
-    )
-    near = near_duplicates(texts, evaluation)
-    yield none(
-        "near duplicates of evaluation texts",
-        arm,
-        (f"{item} ~ {name}: Jaccard {similarity:.2f}" for item, name, similarity in near.pairs),
-    )
+    # All arms at once: the evaluation texts are indexed only once.
+    texts = {
+        f"{arm}: {document.id}": document.text
+        for arm, documents in corpora.items()
+        for document in documents
+    }
+    runs, near = defaultdict(list), defaultdict(list)
+    for name, item, run in shared_runs(texts, evaluation, CONTAMINATION):
+        runs[name.split(": ")[0]].append(f"{name} and {item}: {run}")
+    for item, name, similarity in near_duplicates(texts, evaluation).pairs:
+        near[name.split(": ")[0]].append(f"{item} ~ {name}: Jaccard {similarity:.2f}")
+    for arm in corpora:
+        yield none(f"runs of {CONTAMINATION} words shared with evaluation texts", arm, runs[arm])
+        yield none("near duplicates of evaluation texts", arm, near[arm])
