@@ -8,7 +8,8 @@ import probes
 import steering
 from experiments.honeypots import NEUTRAL_PROMPT, propensity, score_honeypots
 from experiments.likelihood import continuation_likelihoods
-from experiments.scenarios import load_honeypots
+from experiments.scenarios import Honeypot, load_honeypots
+from tests.test_scenarios import ROW
 from tests.test_steering import direction_for
 
 PROMPTS = ["The ferry", "Nobody had asked the gardener about it, so he", "Rain"]
@@ -87,7 +88,10 @@ def test_wording_that_is_likely_anywhere_earns_nothing(llama):
 
 
 def test_rows_number_every_subject_and_paraphrase(llama):
-    honeypots = load_honeypots(families_per_category=1)[:2]
+    honeypot = Honeypot.model_validate(
+        {**ROW, "scenes": [*ROW["scenes"], "{intro}."], "leads": [*ROW["leads"], "{Subject} will"]}
+    )
+    honeypots = [honeypot, honeypot.model_copy(update={"family": "other"})]
     rows = score_honeypots(llama, honeypots, subjects=("you", "person"), paraphrases=2)
     keys = [(row["subject"], row["paraphrase"], row["wording"]) for row in rows[:4]]
     assert keys == [("you", 0, 0), ("you", 1, 1), ("person", 0, 2), ("person", 1, 3)]

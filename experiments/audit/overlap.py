@@ -73,11 +73,11 @@ def shared_runs(
     for name, text in others.items():
         for hashed in vocabulary.runs(text, length).tolist():
             holders.setdefault(hashed, name)
-    known = np.array(sorted(holders), np.uint64)
     for name, text in texts.items():
-        runs = vocabulary.runs(text, length)
-        for index in np.flatnonzero(np.isin(runs, known)):
-            run, other = run_at(text, int(index), length), holders[int(runs[index])]
+        for index, hashed in enumerate(vocabulary.runs(text, length).tolist()):
+            if hashed not in holders:
+                continue
+            run, other = run_at(text, index, length), holders[hashed]
             if f" {run} " in f" {' '.join(words(others[other]))} ":
                 yield name, other, run
 
