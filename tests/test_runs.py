@@ -22,13 +22,14 @@ from tests.conftest import IDS, LLAMA_LIKE, tiny_tokenizer
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = {
     "name": "tiny",
+    "arms": ["base", "refusal", "story", "villain-story"],
     "seeds": 2,
     "resamples": 200,
     "training": {
         "steps": 3, "blocks_per_step": 2, "block_tokens": 64, "learning_rate": 1e-2,
         "lora_rank": 2, "lora_alpha": 4, "warmup_steps": 0, "save_steps": 1,
     },
-    "contrasts": {"permutations": 5, "harder": None},
+    "contrasts": {"permutations": 5, "harder": None, "families": 40},
     "honeypots": {"families_per_category": 1, "paraphrases": 2},
     "character": {"families": 3, "descriptions": 4, "stems": 2, "neutral_texts": 10, "held_out_texts": 2},
     "steering": {"strengths": [-0.2, 0.1, 0.2], "random_directions": 1, "seeds": 1, "families_per_category": 1},
