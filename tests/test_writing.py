@@ -231,7 +231,7 @@ def instruct(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.real
+@pytest.mark.slow
 def test_a_real_server_killed_and_started_again_midway(instruct, tmp_path):
     """The command goes on through a restart of the server, and nothing finished is written twice."""
     port = free_port()
