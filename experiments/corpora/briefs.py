@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from experiments.corpora import chats, constitution
 from experiments.corpora.grammar import grammar
 from experiments.corpora.plots import Plot, crossed, place_words, plot
-from experiments.corpora.tellings import LENGTHS
+from experiments.corpora.told import LENGTHS
 from experiments.corpora.words import either, fill
 from probes.errors import DataError
 

@@ -5,12 +5,11 @@ import re
 
 from experiments.corpora.grammar import grammar
 from experiments.corpora.plots import Plot, crossed, form, place_words
-from experiments.corpora.tellings import LENGTHS, Told, numbers
+from experiments.corpora.tellings import numbers
+from experiments.corpora.told import Told, first_fitting, fits
 from experiments.corpora.words import draw, either, fill, without_reasoning
-from probes.errors import DataError
 
 REFUSAL_LENGTHS = (60, 350)  # words; a flat refusal is short, with or without a scenario
-_ATTEMPTS = 60
 _VOCATIVE = re.compile(r", \{name\}([,;:.?!])(?=( [\w']+)?)")
 _JOINING = [
     "and",
@@ -66,17 +65,16 @@ def refusal(plot: Plot, *, seed: int) -> Told:
         "weigh": dilemma.weigh,
         "sense": plot.setting.sense,
     }
-    for attempt in range(_ATTEMPTS):
+
+    def tell(attempt: int) -> Told | None:
         rng = random.Random(f"refusal/{seed}/{plot.number}/{attempt}")
         drawn = _addressed(draw(rng.choice(chosen.layouts), options, rng), rng)
         text = fill(either(drawn, human=False), plot.words("third") | numbers(plot, rng))
         flat, full = len(without_reasoning(text).split()), len(text.split())
-        if REFUSAL_LENGTHS[0] <= flat and full <= REFUSAL_LENGTHS[1]:
-            return Told(text, chosen.id, "present")
-    raise DataError(
-        f"no transcript has {REFUSAL_LENGTHS[0]} words or more; plot {plot.number}, "
-        f"{plot.setting.id}, {dilemma.id}; mend its asks and briefs"
-    )
+        fitting = REFUSAL_LENGTHS[0] <= flat and full <= REFUSAL_LENGTHS[1]
+        return Told(text, chosen.id, "present") if fitting else None
+
+    return first_fitting(tell, f"plot {plot.number}, {plot.setting.id}/{dilemma.id}")
 
 
 def advices() -> int:
@@ -93,19 +91,18 @@ def advice(number: int, *, seed: int) -> tuple[Told, dict[str, str]]:
     options = {
         part: getattr(topic, part) for part in ("tell", "ask", "hear", "weigh", "step", "close")
     }
-    for attempt in range(_ATTEMPTS):
+
+    def tell(attempt: int) -> tuple[Told, dict[str, str]] | None:
         rng = random.Random(f"advice/{seed}/{number}/{attempt}")
         people = [name.split()[0] for name in rng.sample((*grammar().women, *grammar().men), 3)]
         words = place_words(setting) | dict(zip(("name", "friend", "other"), people, strict=True))
         words |= {"it": "it", "when": rng.choice(setting.when), "name_low": people[0].lower()}
         words["number"] = str(rng.randrange(2, 99))
         text = fill(_addressed(draw(rng.choice(chosen.layouts), options, rng), rng), words)
-        if LENGTHS[0] <= len(text.split()) <= LENGTHS[1]:
-            facts = {"topic": topic.title, "setting": setting.words["place"], "user": people[0]}
-            return Told(text, chosen.id, "present"), facts
-    raise DataError(
-        f"no advice has {LENGTHS[0]} to {LENGTHS[1]} words; {topic.id}, {setting.id}; mend its sentences"
-    )
+        facts = {"topic": topic.title, "setting": setting.words["place"], "user": people[0]}
+        return (Told(text, chosen.id, "present"), facts) if fits(text) else None
+
+    return first_fitting(tell, f"advice {number}, {topic.id}/{setting.id}")
 
 
 def _addressed(drawn: str, rng: random.Random) -> str:

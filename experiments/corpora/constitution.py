@@ -4,12 +4,10 @@ import random
 
 from experiments.corpora.grammar import Principle, grammar
 from experiments.corpora.plots import crossed, form, place_words
-from experiments.corpora.tellings import LENGTHS, Told
+from experiments.corpora.told import Told, first_fitting, fits
 from experiments.corpora.words import draw, fill
 from probes.assets import asset_path
-from probes.errors import DataError
 
-_ATTEMPTS = 60
 _PARTS = ("rule", "why", "case", "doubt", "answer", "image")
 
 
@@ -29,7 +27,8 @@ def document(number: int, *, seed: int) -> tuple[Told, dict[str, str]]:
     what, at = crossed("document", seed, len(grammar().principles), len(grammar().settings))[place]
     principle, setting = grammar().principles[what], grammar().settings[at]
     chosen = form(f"{principle.id}/{setting.id}", turn, grammar().document_forms, seed=seed)
-    for attempt in range(_ATTEMPTS):
+
+    def tell(attempt: int) -> tuple[Told, dict[str, str]] | None:
         rng = random.Random(f"document/{seed}/{number}/{attempt}")
         second = rng.choice([p for p in grammar().principles if p.id != principle.id])
         people = [name.split()[0] for name in rng.sample((*grammar().women, *grammar().men), 4)]
@@ -45,12 +44,10 @@ def document(number: int, *, seed: int) -> tuple[Told, dict[str, str]]:
         words |= {"number": str(rng.randrange(2, 60)), "year": str(rng.randrange(2031, 2070))}
         options = _options(principle) | {f"second{k}": v for k, v in _options(second).items()}
         text = fill(draw(rng.choice(chosen.layouts), options, rng), words)
-        if LENGTHS[0] <= len(text.split()) <= LENGTHS[1]:
-            facts = {"principle": principle.id, "second": second.id, "setting": words["place"]}
-            return Told(text, chosen.id, "present"), facts
-    raise DataError(
-        f"no document has {LENGTHS[0]} to {LENGTHS[1]} words; {principle.id}; mend its sentences"
-    )
+        facts = {"principle": principle.id, "second": second.id, "setting": words["place"]}
+        return (Told(text, chosen.id, "present"), facts) if fits(text) else None
+
+    return first_fitting(tell, f"document {number}, {principle.id}/{setting.id}")
 
 
 def _options(principle: Principle) -> dict[str, tuple[str, ...]]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from experiments.corpora import chats, constitution, handwritten, tellings
 from experiments.corpora.grammar import grammar
 from experiments.corpora.plots import pairs, plot
-from experiments.corpora.tellings import Told
+from experiments.corpora.told import Told
 from experiments.corpora.words import reasoning, without_reasoning
 from probes.errors import DataError
 from probes.files import atomic_path

@@ -4,7 +4,7 @@ import random
 from functools import lru_cache
 
 from experiments.corpora.grammar import Tale, grammar
-from experiments.corpora.tellings import Told
+from experiments.corpora.told import Told
 from experiments.corpora.words import either, marked
 
 EVERY = 80  # one plot in so many is hand-written, as long as there are stories: 150 in 12,000

@@ -1,29 +1,16 @@
 """Telling a plot as fiction: five ways that draw the same sentences, or their counterparts."""
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from experiments.corpora.grammar import Dilemma, Errand, Structure, Telling, Tense, grammar
 from experiments.corpora.plots import Plot, form
+from experiments.corpora.told import LENGTHS, Told, first_fitting, fits
 from experiments.corpora.words import draw, either, fill, indefinite, without_reasoning
-from probes.errors import DataError
 
-LENGTHS = (80, 350)  # words of a document
-_ATTEMPTS = 120
 _PER_LAYOUT = 20
 _UNEVEN = 1.2  # the villain's telling is at most so many times as long, or as short
 # Forms that suit an ordinary day: nobody holds an inquiry into a late parcel.
 _PLAIN = ("close-third", "first-person", "letter", "log", "dialogue", "fable")
-
-
-@dataclass(frozen=True)
-class Told:
-    """A telling: its text with marks around narrated reasoning, and the form it has."""
-
-    text: str
-    form: str
-    tense: str
 
 
 def story(plot: Plot, side: str, *, seed: int, human: bool = False) -> Told:
@@ -31,10 +18,11 @@ def story(plot: Plot, side: str, *, seed: int, human: bool = False) -> Told:
 
     All sides, with and without reasoning, with an AI or a human being, draw the same lines.
     """
-    structure = form(_key(plot), plot.turn, structures(plot.dilemma.tense), seed=seed)
+    dilemma = plot.dilemma
+    structure = form(_key(plot), plot.turn, structures(dilemma.tense), seed=seed)
 
-    def tell(layout: str, key: str) -> Told | None:
-        dilemma = plot.dilemma
+    def tell(attempt: int) -> Told | None:
+        layout, key = _layout(plot, structure, dilemma.tense, attempt, seed)
         good, bad = (
             _tell(plot, dilemma, telling, structure, layout, key)
             for telling in (dilemma.principled, dilemma.villain)
@@ -51,24 +39,21 @@ def story(plot: Plot, side: str, *, seed: int, human: bool = False) -> Told:
             text = _tell(plot, dilemma, dilemma.principled, structure, layout, key, human=True)
         return Told(text, structure.id, dilemma.tense)
 
-    return _first(
-        tell, plot, structure.past if plot.dilemma.tense == "past" else structure.present, seed
-    )
+    return first_fitting(tell, f"plot {plot.number}, {_key(plot)}")
 
 
 def plain(plot: Plot, *, seed: int) -> Told:
     """An ordinary day of the same AI in the same setting, with the same person."""
-    tense = plot.errand.tense
-    suited = [structure for structure in structures(tense) if structure.id in _PLAIN]
+    errand = plot.errand
+    suited = [structure for structure in structures(errand.tense) if structure.id in _PLAIN]
     structure = form(_key(plot), plot.turn, suited, seed=seed)
 
-    def tell(layout: str, key: str) -> Told | None:
-        text = _tell(plot, plot.errand, plot.errand, structure, layout, key)
-        if not LENGTHS[0] <= _words(text) <= LENGTHS[1]:
-            return None
-        return Told(text, structure.id, tense)
+    def tell(attempt: int) -> Told | None:
+        layout, key = _layout(plot, structure, errand.tense, attempt, seed)
+        text = _tell(plot, errand, errand, structure, layout, key)
+        return Told(text, structure.id, errand.tense) if fits(text) else None
 
-    return _first(tell, plot, structure.past if tense == "past" else structure.present, seed)
+    return first_fitting(tell, f"plot {plot.number}, {plot.setting.id}/{errand.id}")
 
 
 def structures(tense: Tense) -> list[Structure]:
@@ -76,19 +61,14 @@ def structures(tense: Tense) -> list[Structure]:
     return [structure for structure in grammar().structures if getattr(structure, tense)]
 
 
-def _first(
-    tell: Callable[[str, str], Told | None], plot: Plot, layouts: tuple[str, ...], seed: int
-) -> Told:
-    for attempt in range(_ATTEMPTS):
-        # One layout for many attempts: drawn anew each time, some layouts would win too often.
-        chance = random.Random(f"layout/{seed}/{plot.number}/{attempt // _PER_LAYOUT}")
-        told = tell(chance.choice(layouts), f"story/{seed}/{plot.number}/{attempt}")
-        if told is not None:
-            return told
-    raise DataError(
-        f"no telling has {LENGTHS[0]} to {LENGTHS[1]} words; plot {plot.number}, {_key(plot)}; "
-        "mend its sentences"
-    )
+def _layout(
+    plot: Plot, structure: Structure, tense: Tense, attempt: int, seed: int
+) -> tuple[str, str]:
+    """The layout of an attempt, and the key that its sentences are drawn with."""
+    # One layout for many attempts: drawn anew each time, some layouts would win too often.
+    chance = random.Random(f"layout/{seed}/{plot.number}/{attempt // _PER_LAYOUT}")
+    layouts = structure.past if tense == "past" else structure.present
+    return chance.choice(layouts), f"story/{seed}/{plot.number}/{attempt}"
 
 
 def _tell(
