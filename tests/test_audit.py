@@ -15,6 +15,7 @@ from experiments.audit.overlap import (
     near_duplicates,
     shared_runs,
 )
+from experiments.audit.reasoning import cue_rate, cues
 from experiments.audit.separability import (
     bag_of_words_auroc,
     imbalance,
@@ -22,6 +23,7 @@ from experiments.audit.separability import (
     same_words,
 )
 from experiments.corpora import ARMS, Document, generate
+from experiments.scenarios import load_trajectories
 from probes.errors import DataError
 
 
@@ -116,7 +118,31 @@ def test_corpus_gates_catch_what_they_are_for():
         "stories shorter than 80 or longer than 350 words",
         "mental-health share",
         "documents that narrate no reasoning",
+        "share of documents with words of reasoning",
     }
+
+
+def test_numbers_are_no_vocabulary(monkeypatch):
+    monkeypatch.setattr("experiments.audit.corpora.TYPES_AT", 2)
+    made = [document(0, "04:15 and 1999"), document(1, "And o'clock 22nd")]
+    (types,) = (gate for gate in corpus_gates("story", made) if gate.what == "word types")
+    assert types.value == 2
+
+
+def test_reasoning_is_counted_by_its_words():
+    reasoned = "Because it owed them the truth, Kestrel thought, it should say what it knew."
+    assert cues(reasoned) == 5
+    assert cues("Kestrel opened the valve. The fairground is lit; a mattered coin.") == 1
+    assert cue_rate([reasoned, "Kestrel opened the valve."]) == pytest.approx(100 * 5 / 18)
+    bare = [document(0, "Kestrel opened the valve.", arm="action-story")]
+    (share,) = (
+        gate
+        for gate in pairing_gates({"story": [document(0, reasoned)], "action-story": bare})
+        if "words of reasoning" in gate.what
+    )
+    assert share.holds
+    same = {"story": [document(0, reasoned)], "action-story": [document(0, reasoned)]}
+    assert not all(gate.holds for gate in pairing_gates(same))
 
 
 def test_contamination_and_pairing_gates():
@@ -131,6 +157,29 @@ def test_contamination_and_pairing_gates():
     }
     (gate,) = pairing_gates(apart)
     assert not gate.holds
+
+
+def test_plots_are_paired_by_number_not_by_place():
+    first = [document(k, "x", facts={"setting": str(k)}) for k in range(3)]
+    shuffled = [first[2].model_copy(update={"arm": "villain-story"}), first[0]]
+    (gate,) = pairing_gates({"story": first, "villain-story": shuffled})
+    assert gate.holds
+    wrong = [first[2].model_copy(update={"facts": {"setting": "0"}})]
+    (gate,) = pairing_gates({"story": first, "villain-story": wrong})
+    assert gate.details == ("plot 2",)
+
+
+def test_positions_of_every_decision_are_counted(monkeypatch):
+    turned = load_trajectories()
+    steps = turned[0].steps
+    options = steps[0].options[::-1]
+    first = turned[0].model_copy(
+        update={"steps": (steps[0].model_copy(update={"options": options}), *steps[1:])}
+    )
+    monkeypatch.setattr(evaluation, "load_trajectories", lambda: [first, *turned[1:]])
+    missed = [gate for gate in evaluation.evaluation_gates() if not gate.holds]
+    assert [gate.where for gate in missed] == ["trajectories"]
+    assert "positions" in missed[0].what
 
 
 def test_the_shipped_evaluation_texts_pass():

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from experiments.audit.gates import Gate, at_least, at_most, none, within
 from experiments.audit.overlap import frequent_runs, near_duplicates, shared_runs, words
+from experiments.audit.reasoning import cue_rate, cues
 from experiments.corpora import PAIRED, Document
+from experiments.corpora.told import LENGTHS
 
 REASONING = ("reasoned-refusal", "story", "villain-story", "human-story")
-LENGTHS = (80, 350)
+WITHOUT = {"story": "action-story", "reasoned-refusal": "refusal"}  # the same, less the reasons
 TYPES_AT = 12_000  # documents: below, a count of word types is reported by no gate
 RUN, SHARE = 12, 0.01
 CONTAMINATION = 8  # words
@@ -32,7 +34,8 @@ def corpus_gates(arm: str, documents: Sequence[Document]) -> Iterator[Gate]:
         (f"{count} documents: {run}" for run, count in recurring),
     )
     if arm == "story" and len(documents) >= TYPES_AT:
-        types = {word for text in texts.values() for word in words(text)}
+        # Clock times and entry numbers are no vocabulary.
+        types = {word for text in texts.values() for word in words(text) if word[0].isalpha()}
         yield at_least("word types", arm, len(types), 8000)
     if arm in PAIRED:
         outside = [
@@ -45,6 +48,9 @@ def corpus_gates(arm: str, documents: Sequence[Document]) -> Iterator[Gate]:
         )
         care = [document.facts.get("theme") == "mental health" for document in documents]
         yield within("mental-health share", arm, sum(care) / len(care), 0.2, 0.3)
+    if arm in REASONING:
+        wordy = sum(cues(text) > 0 for text in texts.values())
+        yield at_least("share of documents with words of reasoning", arm, wordy / len(texts), 0.95)
     if arm in REASONING and all(document.reasoning is not None for document in documents):
         lacking = (document.id for document in documents if not document.reasoning)
         yield none("documents that narrate no reasoning", arm, lacking)
@@ -54,22 +60,30 @@ def corpus_gates(arm: str, documents: Sequence[Document]) -> Iterator[Gate]:
 
 
 def pairing_gates(corpora: Mapping[str, Sequence[Document]]) -> Iterator[Gate]:
-    """Plot k is the same in all paired arms that are there."""
-    arms = [arm for arm in PAIRED if arm in corpora]
-    for other in arms[1:]:
-        apart = [
-            f"plot {a.plot}"
-            for a, b in zip(corpora[arms[0]], corpora[other], strict=False)
-            if a.plot != b.plot or a.facts != b.facts
-        ]
-        yield none(f"plots that differ from those of {arms[0]}", other, apart)
-    if "refusal" in corpora and "reasoned-refusal" in corpora:
-        apart = [
-            f"plot {a.plot}"
-            for a, b in zip(corpora["refusal"], corpora["reasoned-refusal"], strict=False)
-            if a.plot != b.plot or a.facts != b.facts
-        ]
-        yield none("plots that differ from those of refusal", "reasoned-refusal", apart)
+    """Plot k is the same in all paired arms that are there, and they differ where they should."""
+    for other in PAIRED[1:]:
+        yield from _same_plots(corpora, PAIRED[0], other)
+    yield from _same_plots(corpora, "refusal", "reasoned-refusal")
+    for full, bare in WITHOUT.items():
+        if full in corpora and bare in corpora:
+            more, less = (
+                cue_rate([document.text for document in corpora[arm]]) for arm in (full, bare)
+            )
+            what = f"words of reasoning in a hundred, as a share of those in {full}"
+            yield at_most(what, bare, less / more if more else 1.0, 0.67)
+
+
+def _same_plots(
+    corpora: Mapping[str, Sequence[Document]], first: str, second: str
+) -> Iterator[Gate]:
+    if first in corpora and second in corpora:
+        facts = {document.plot: document.facts for document in corpora[first]}
+        apart = (
+            f"plot {document.plot}"
+            for document in corpora[second]
+            if document.plot in facts and document.facts != facts[document.plot]
+        )
+        yield none(f"plots that differ from those of {first}", second, apart)
 
 
 def contamination_gates(
