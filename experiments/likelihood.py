@@ -61,20 +61,42 @@ def continuation_likelihoods(
         _tails(model, prompt, head, texts)
         for prompt, head, texts in zip(prompts, heads, continuations, strict=True)
     ]
-    costs = [
-        len(head) + len(tail) * max(map(len, tail)) for head, tail in zip(heads, tails, strict=True)
-    ]
-    results: list[list[Likelihood]] = [[] for _ in prompts]
-
-    def measure(rows: list[int]) -> None:
-        sums = _score(model, [heads[row] for row in rows], [tails[row] for row in rows])
-        for row in rows:
-            results[row] = [Likelihood(next(sums), len(tail)) for tail in tails[row]]
-
     budget = min(batch_tokens, LOGIT_BYTES // (4 * model.model.config.get_text_config().vocab_size))
+    pieces = [
+        (row, part)
+        for row, (head, texts) in enumerate(zip(heads, tails, strict=True))
+        for part in _parts(len(head), [len(tail) for tail in texts], budget)
+    ]
+    costs = [
+        len(heads[row]) + len(part) * max(len(tails[row][k]) for k in part) for row, part in pieces
+    ]
+    results: list[dict[int, Likelihood]] = [{} for _ in prompts]
+
+    def measure(batch: list[int]) -> None:
+        chosen = [pieces[index] for index in batch]
+        sums = _score(
+            model,
+            [heads[row] for row, _ in chosen],
+            [[tails[row][k] for k in part] for row, part in chosen],
+        )
+        for row, part in chosen:
+            for k in part:
+                results[row][k] = Likelihood(next(sums), len(tails[row][k]))
+
     for _ in for_each_batch(costs, budget, measure):
         pass
-    return results
+    return [[found[k] for k in range(len(found))] for found in results]
+
+
+def _parts(head: int, lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """The continuations of one prompt, by length, in parts whose padded tokens fit the budget."""
+    part: list[int] = []
+    for k in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if part and head + (len(part) + 1) * lengths[k] > budget:
+            yield part
+            part = []
+        part.append(k)
+    yield part
 
 
 def _tails(

@@ -13,6 +13,7 @@ from experiments.audit.overlap import (
     Vocabulary,
     frequent_runs,
     near_duplicates,
+    near_duplicates_of,
     shared_runs,
 )
 from experiments.audit.reasoning import cue_rate, cues
@@ -63,7 +64,10 @@ def test_near_duplicates_are_found_with_their_similarity():
     assert found.members == {"t0", "copy"}
     shingles = 96 / (116 + 116 - 96)  # 96 shared runs of five words
     assert found.pairs[0][2] == pytest.approx(shingles)
-    assert near_duplicates({"x": texts["copy"]}, {"t0": texts["t0"]}).members == {"x", "t0"}
+    others = {"t0": texts["t0"], "far": texts["far"], "empty": "x"}
+    assert near_duplicates_of({"x": texts["copy"], "y": ""}, others).pairs == (
+        ("t0", "x", pytest.approx(shingles)),
+    )
 
 
 def test_frequent_runs_count_texts_not_occurrences():

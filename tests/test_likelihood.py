@@ -41,6 +41,23 @@ def test_likelihoods_equal_those_of_the_whole_text(any_model, batch_tokens):
             assert likelihood.total == pytest.approx(total, rel=1e-4, abs=1e-3)
 
 
+def test_many_continuations_of_one_prompt_are_split_to_the_budget(llama, monkeypatch):
+    widths = []
+    forward = type(llama.model).forward
+
+    def watched(self, *args, **kwargs):
+        widths.append(kwargs["input_ids"].numel())
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(llama.model), "forward", watched)
+    tails = [tail for row in TAILS for tail in row] * 12
+    split = continuation_likelihoods(llama, PROMPTS[:1], [tails], batch_tokens=64)[0]
+    assert max(widths) <= 64
+    whole = continuation_likelihoods(llama, PROMPTS[:1], [tails], batch_tokens=100_000)[0]
+    assert [row.tokens for row in split] == [row.tokens for row in whole]
+    assert [row.total for row in split] == pytest.approx([row.total for row in whole], rel=1e-5)
+
+
 def test_likelihoods_are_steered_throughout(any_model):
     direction = direction_for(any_model)
     with steering.steer(any_model, steering.Add(direction, 0.5)):

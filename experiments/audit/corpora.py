@@ -4,7 +4,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from experiments.audit.gates import Gate, at_least, at_most, none, within
-from experiments.audit.overlap import frequent_runs, near_duplicates, shared_runs, words
+from experiments.audit.overlap import (
+    frequent_runs,
+    near_duplicates,
+    near_duplicates_of,
+    shared_runs,
+    words,
+)
 from experiments.audit.reasoning import cue_rate, cues
 from experiments.corpora import PAIRED, Document
 from experiments.corpora.told import LENGTHS
@@ -99,7 +105,7 @@ def contamination_gates(
     runs, near = defaultdict(list), defaultdict(list)
     for name, item, run in shared_runs(texts, evaluation, CONTAMINATION):
         runs[name.split(": ")[0]].append(f"{name} and {item}: {run}")
-    for item, name, similarity in near_duplicates(texts, evaluation).pairs:
+    for item, name, similarity in near_duplicates_of(texts, evaluation).pairs:
         near[name.split(": ")[0]].append(f"{item} ~ {name}: Jaccard {similarity:.2f}")
     for arm in corpora:
         yield none(f"runs of {CONTAMINATION} words shared with evaluation texts", arm, runs[arm])

@@ -1,7 +1,8 @@
 """Shared wording: near duplicates, runs that recur, and runs shared with evaluation texts."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,10 +95,8 @@ class NearDuplicates:
         return {name for *names, _ in self.pairs for name in names}
 
 
-def near_duplicates(
-    texts: Mapping[str, str], others: Mapping[str, str] | None = None
-) -> NearDuplicates:
-    """Near duplicates among `texts`, or between them and `others` if given.
+def near_duplicates(texts: Mapping[str, str]) -> NearDuplicates:
+    """Near duplicates among `texts`.
 
     Candidates come from MinHash with locality-sensitive hashing, tuned to miss few; what counts is
     the exact similarity of every candidate.
@@ -106,32 +105,45 @@ def near_duplicates(
     vocabulary = Vocabulary()
     shingles: dict[str, set[int]] = {}
     found = []
-
-    def sketch(name: str, text: str) -> MinHash | None:
-        runs = vocabulary.runs(text, SHINGLE)
-        if not len(runs):
-            return None
-        shingles[name] = set(runs.tolist())
+    for name, text in texts.items():
+        shingles[name] = set(vocabulary.runs(text, SHINGLE).tolist())
+        if not shingles[name]:
+            continue
         minhash = MinHash(_PERMUTATIONS, hashfunc=lambda number: number)
         minhash.update_batch([run & 0xFFFFFFFF for run in shingles[name]])
-        return minhash
-
-    def compare(name: str, minhash: MinHash) -> None:
         for candidate in index.query(minhash):
-            here, there = shingles[name], shingles[candidate]
-            similarity = len(here & there) / len(here | there)
+            shared = len(shingles[name] & shingles[candidate])
+            similarity = _jaccard(shared, len(shingles[name]), len(shingles[candidate]))
             if similarity >= JACCARD:
                 found.append((candidate, name, similarity))
+        index.insert(name, minhash)
+    return _most_alike_first(found)
 
-    for name, text in (others or {}).items():
-        minhash = sketch(name, text)
-        if minhash is not None:
-            index.insert(name, minhash)
+
+def near_duplicates_of(texts: Mapping[str, str], others: Mapping[str, str]) -> NearDuplicates:
+    """Near duplicates between `others` and `texts`, by looking up every run: none is missed."""
+    vocabulary = Vocabulary()
+    holders: dict[int, list[str]] = defaultdict(list)
+    sizes = {}
+    for name, text in others.items():
+        runs = set(vocabulary.runs(text, SHINGLE).tolist())
+        sizes[name] = len(runs)
+        for run in runs:
+            holders[run].append(name)
+    found = []
     for name, text in texts.items():
-        minhash = sketch(name, text)
-        if minhash is None:
-            continue
-        compare(name, minhash)
-        if others is None:
-            index.insert(name, minhash)
-    return NearDuplicates(tuple(sorted(found, key=lambda pair: -pair[2])))
+        runs = set(vocabulary.runs(text, SHINGLE).tolist())
+        shared = Counter(other for run in runs & holders.keys() for other in holders[run])
+        for other, count in shared.items():
+            similarity = _jaccard(count, len(runs), sizes[other])
+            if similarity >= JACCARD:
+                found.append((other, name, similarity))
+    return _most_alike_first(found)
+
+
+def _jaccard(shared: int, first: int, second: int) -> float:
+    return shared / (first + second - shared)
+
+
+def _most_alike_first(pairs: Iterable[tuple[str, str, float]]) -> NearDuplicates:
+    return NearDuplicates(tuple(sorted(pairs, key=lambda pair: -pair[2])))

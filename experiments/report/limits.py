@@ -71,7 +71,8 @@ def _families(config: Mapping[str, Any], propensity: pd.DataFrame) -> str:
     split = (config.get("honeypots") or {}).get("split", "unknown")
     sentence = (
         f"Propensity rests on {families} scenario families in {paraphrases} "
-        f"wording{'' if paraphrases == 1 else 's'} each, from the {split} split"
+        f"wording{'' if paraphrases == 1 else 's'} each (paraphrases times subjects), "
+        f"from the {split} split"
     )
     if split != "report":
         sentence += (
