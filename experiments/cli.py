@@ -136,6 +136,7 @@ def audit(
     fluency: Annotated[
         bool, typer.Option(help="Also the gates that need the packaged models.")
     ] = True,
+    jobs: Annotated[int, typer.Option(help="Processes; -1 for one on each core.")] = -1,
 ) -> None:
     """Measure whether corpora and evaluation texts are fit for use; exit status 1 if a gate is missed."""
     from experiments.audit import MODELS, audit, generated, read_corpora
@@ -143,7 +144,7 @@ def audit(
     from probes.files import write_json
 
     corpora = read_corpora(files) if files else generated(documents, seed=seed)
-    gates = list(audit(corpora, models=MODELS if fluency else ()))
+    gates = audit(corpora, models=MODELS if fluency else (), jobs=jobs)
     print_gates(gates)
     if out is not None:
         write_json(out, [asdict(gate) for gate in gates])

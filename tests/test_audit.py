@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from experiments.audit import Gate, audit, evaluation, generated, read_corpora
+from experiments.audit import Gate, audit, evaluation, fluency, generated, read_corpora
 from experiments.audit.corpora import contamination_gates, corpus_gates, pairing_gates
 from experiments.audit.gates import at_least, at_most, none, within
 from experiments.audit.overlap import (
@@ -24,8 +24,10 @@ from experiments.audit.separability import (
     same_words,
 )
 from experiments.corpora import ARMS, Document, generate
+from experiments.honeypots import NEUTRAL_PROMPT
 from experiments.scenarios import load_trajectories
 from probes.errors import DataError
+from tests.test_likelihood import by_hand
 
 
 def document(number: int, text: str, **more) -> Document:
@@ -152,7 +154,7 @@ def test_reasoning_is_counted_by_its_words():
 def test_contamination_and_pairing_gates():
     item = "the lamp went out over the harbour before the pilot boat came"
     made = [document(0, f"So it was that {item} home again.")]
-    gates = list(contamination_gates({"story": made}, {"item": item}))
+    gates = list(contamination_gates("story", made, {"item": item}))
     assert not gates[0].holds
     assert "d0 and item" in gates[0].details[0]
     apart = {
@@ -193,14 +195,39 @@ def test_the_shipped_evaluation_texts_pass():
 
 def test_the_shipped_corpora_pass_on_a_sample():
     corpora = {arm: list(generate(arm, 300)) for arm in ARMS}
+    texts = evaluation.evaluation_texts()
     for arm, made in corpora.items():
         # So few documents say nothing about rare runs: one sentence is a third of a percent.
         gates = corpus_gates(arm, made)
         missed = [gate for gate in gates if not gate.holds and "runs of 12" not in gate.what]
         assert missed == [], arm
+        assert all(gate.holds for gate in contamination_gates(arm, made, texts)), arm
     assert all(gate.holds for gate in pairing_gates(corpora))
-    texts = evaluation.evaluation_texts()
-    assert [gate for gate in contamination_gates(corpora, texts) if not gate.holds] == []
+
+
+def test_fluency_is_the_villain_side_less_the_other_and_kept(llama, tmp_path, monkeypatch):
+    monkeypatch.setenv("STORYPRIOR_CACHE", str(tmp_path))
+    sides = (
+        ["Rain fell on them.", "The ferry left early."],
+        ["On them rain fell.", "Early the ferry left."],
+    )
+    monkeypatch.setattr(fluency, "word_matched_options", lambda: ([], []))
+
+    def measured(villain, principled):
+        monkeypatch.setattr(fluency, "permuted_pairs", lambda: (villain, principled))
+        return next(fluency.fluency_gates(llama)).value
+
+    expected = [
+        by_hand(llama, NEUTRAL_PROMPT, villain)[0] / by_hand(llama, NEUTRAL_PROMPT, villain)[1]
+        - by_hand(llama, NEUTRAL_PROMPT, other)[0] / by_hand(llama, NEUTRAL_PROMPT, other)[1]
+        for villain, other in zip(*sides, strict=True)
+    ]
+    assert measured(*sides) == pytest.approx(np.mean(expected), abs=1e-4)
+    assert measured(*sides[::-1]) == pytest.approx(-np.mean(expected), abs=1e-4)  # other texts
+    monkeypatch.setattr(
+        fluency, "fluency_differences", lambda *_, **__: pytest.fail("measured anew")
+    )
+    assert measured(*sides) == pytest.approx(np.mean(expected), abs=1e-4)
 
 
 def test_files_are_read_back_and_bad_rows_named(tmp_path):
@@ -222,7 +249,7 @@ def test_the_command_fails_when_a_gate_is_missed(tmp_path, monkeypatch):
 
     gates = [Gate("share", "story", 0.5, "≤ 0.1", False, ("d1 ~ d2",))]
     monkeypatch.setattr(package, "generated", lambda documents, seed: {})
-    monkeypatch.setattr(package, "audit", lambda corpora, models: iter(gates))
+    monkeypatch.setattr(package, "audit", lambda corpora, models, jobs: gates)
     out = tmp_path / "audit.json"
     result = CliRunner().invoke(app, ["audit", "--out", str(out)])
     assert result.exit_code == 1
@@ -235,4 +262,14 @@ def test_the_command_fails_when_a_gate_is_missed(tmp_path, monkeypatch):
 def test_every_arm_is_generated():
     assert set(generated(2)) == set(ARMS)
     assert all(len(made) == 2 for made in generated(2).values())
-    assert next(audit({}, models=())).holds
+
+
+def test_processes_share_the_audit_without_changing_it():
+    corpora = {
+        "story": list(generate("story", 20)),
+        "action-story": list(generate("action-story", 20)),
+    }
+    alone, shared = (audit(corpora, models=(), jobs=jobs) for jobs in (1, 2))
+    assert shared == alone
+    arms = {gate.where for gate in alone if "eight" in gate.what or "near dup" in gate.what}
+    assert arms == {"story", "action-story"}

@@ -1,7 +1,11 @@
 """The audit: whether corpora and evaluation texts are fit to rest conclusions on."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Any
+
+from joblib import Parallel, delayed
 
 from experiments.audit.corpora import contamination_gates, corpus_gates, pairing_gates
 from experiments.audit.evaluation import evaluation_gates, evaluation_texts
@@ -38,13 +42,23 @@ def read_corpora(paths: Sequence[Path]) -> dict[str, list[Document]]:
 
 
 def audit(
-    corpora: Mapping[str, Sequence[Document]], *, models: Sequence[str] = MODELS
-) -> Iterator[Gate]:
-    """Measure every gate: the shipped evaluation texts, the corpora, and both sides' fluency."""
-    yield from evaluation_gates()
-    for arm, documents in corpora.items():
-        yield from corpus_gates(arm, documents)
-    yield from pairing_gates(corpora)
-    yield from contamination_gates(corpora, evaluation_texts())
-    for name in models:
-        yield from fluency_gates(load(name))
+    corpora: Mapping[str, Sequence[Document]], *, models: Sequence[str] = MODELS, jobs: int = -1
+) -> list[Gate]:
+    """Measure every gate: the shipped evaluation texts, the corpora, and both sides' fluency.
+
+    `jobs` processes share what needs no model; -1 takes one for each core.
+    """
+    texts = evaluation_texts()
+    measures = [
+        delayed(_all)(evaluation_gates),
+        *(delayed(_all)(corpus_gates, arm, made) for arm, made in corpora.items()),
+        *(delayed(_all)(contamination_gates, arm, made, texts) for arm, made in corpora.items()),
+        delayed(_all)(pairing_gates, corpora),
+    ]
+    gates = [*chain.from_iterable(Parallel(n_jobs=jobs)(measures))]
+    # A model takes all cores, or the accelerator, by itself.
+    return gates + [gate for name in models for gate in fluency_gates(load(name))]
+
+
+def _all(gates: Callable[..., Iterator[Gate]], *args: Any) -> list[Gate]:
+    return list(gates(*args))

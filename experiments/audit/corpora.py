@@ -1,6 +1,5 @@
 """Gates on training corpora: duplicates, recurring runs, vocabulary, reasoning, themes, pairing."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from experiments.audit.gates import Gate, at_least, at_most, none, within
@@ -93,20 +92,23 @@ def _same_plots(
 
 
 def contamination_gates(
-    corpora: Mapping[str, Sequence[Document]], evaluation: Mapping[str, str]
+    arm: str, documents: Sequence[Document], evaluation: Mapping[str, str]
 ) -> Iterator[Gate]:
     """Nothing of eight words, and no near duplicate, is shared with an evaluation text."""
-    # All arms at once: the evaluation texts are indexed only once.
-    texts = {
-        f"{arm}: {document.id}": document.text
-        for arm, documents in corpora.items()
-        for document in documents
-    }
-    runs, near = defaultdict(list), defaultdict(list)
-    for name, item, run in shared_runs(texts, evaluation, CONTAMINATION):
-        runs[name.split(": ")[0]].append(f"{name} and {item}: {run}")
-    for item, name, similarity in near_duplicates_of(texts, evaluation).pairs:
-        near[name.split(": ")[0]].append(f"{item} ~ {name}: Jaccard {similarity:.2f}")
-    for arm in corpora:
-        yield none(f"runs of {CONTAMINATION} words shared with evaluation texts", arm, runs[arm])
-        yield none("near duplicates of evaluation texts", arm, near[arm])
+    texts = {document.id: document.text for document in documents}
+    yield none(
+        f"runs of {CONTAMINATION} words shared with evaluation texts",
+        arm,
+        (
+            f"{name} and {item}: {run}"
+            for name, item, run in shared_runs(texts, evaluation, CONTAMINATION)
+        ),
+    )
+    yield none(
+        "near duplicates of evaluation texts",
+        arm,
+        (
+            f"{item} ~ {name}: Jaccard {similarity:.2f}"
+            for item, name, similarity in near_duplicates_of(texts, evaluation).pairs
+        ),
+    )

@@ -9,6 +9,8 @@ from experiments.audit.gates import Gate, within
 from experiments.honeypots import NEUTRAL_PROMPT
 from experiments.likelihood import continuation_likelihoods
 from probes import LanguageModel
+from probes.conversion import cache_dir
+from probes.files import read_json, sha256_json, write_json
 
 MARGIN = 0.03  # nats per token
 
@@ -23,11 +25,16 @@ def fluency_gates(model: LanguageModel, *, batch_tokens: int = 4096) -> Iterator
         ("permuted-pairs", permuted_pairs()),
         ("word-matched options", word_matched_options()),
     ):
-        differences = fluency_differences(model, villain, principled, batch_tokens=batch_tokens)
+        # Minutes on a CPU, and always the same: kept by everything that it depends on.
+        key = sha256_json([model.identity, NEUTRAL_PROMPT, villain, principled])
+        kept = cache_dir() / "fluency" / f"{key}.json"
+        if not kept.exists():
+            differences = fluency_differences(model, villain, principled, batch_tokens=batch_tokens)
+            write_json(kept, float(differences.mean()))
         yield within(
             "fluency of the villain side, nats per token",
             f"{where}, {model.name}",
-            float(differences.mean()),
+            read_json(kept),
             -MARGIN,
             MARGIN,
         )
