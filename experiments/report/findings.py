@@ -280,8 +280,7 @@ def _reading(tables) -> list[Finding]:
         chosen = rows[rows["selected"]].dropna(subset=["report_auroc"])
         if chosen.empty:
             continue
-        floor = chosen.iloc[0]
-        better = chosen[chosen["report_low"] > chosen["floor_high"]]
+        floor, better = chosen.iloc[0], beyond_words(chosen)
         if len(better) == len(chosen):
             verdict = "better than a bag of words"
         elif better.empty:
@@ -307,6 +306,11 @@ def _reading(tables) -> list[Finding]:
             detail += f" On pairs made of the same words (no interval): {numbers}."
         found.append(Finding(f"{direction} is read {verdict}.", detail))
     return found
+
+
+def beyond_words(layers: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `probe_layers` that are selected and clearly above the bag of words."""
+    return layers[layers["selected"] & (layers["report_low"] > layers["floor_high"])]
 
 
 def _cost(tables, arm: str) -> Finding | None:

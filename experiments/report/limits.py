@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.report.findings import SPECIFIC, treatment_arm
+from experiments.report.findings import SPECIFIC, beyond_words, treatment_arm
 
 SMALL_MODEL = 3e9  # parameters
 FEW_SEEDS, FEW_FAMILIES = 4, 20
@@ -22,6 +22,7 @@ def limits(run: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> list[s
         _seeds(tables["propensity"]),
         _families(run.get("config") or {}, tables["propensity"]),
         _dose(tables["training"]),
+        *_reading(tables["probe_layers"], tables["claims"]),
         POOLING,
         *_steering(tables["dose_response"], tables["propensity"]),
         _options(),
@@ -94,6 +95,22 @@ def _dose(training: pd.DataFrame) -> str:
         f"Each checkpoint saw {tokens:,} tokens in {steps:,} steps. A light dose may leave effects "
         "too small to see; that nothing moved here does not show that nothing would."
     )
+
+
+def _reading(layers: pd.DataFrame, claims: pd.DataFrame) -> list[str]:
+    """What a direction shows that reads no more than words do; the first one is the villain's."""
+    if layers.empty:
+        return []
+    direction = layers["direction"].iloc[0]
+    measured = layers[layers["direction"] == direction].dropna(subset=["report_auroc"])
+    if measured.empty or len(beyond_words(measured)):
+        return []
+    resting = claims[claims["note"].str.startswith("prior_projection")]["id"]
+    named = f", and the claims that rest on it ({', '.join(resting)})" if len(resting) else ""
+    return [
+        f"In this model {direction} is not clearly read better than by a bag of words. Its projection"
+        f"{named}, whatever the verdict, may be about wording and not about character."
+    ]
 
 
 def _steering(dose: pd.DataFrame, propensity: pd.DataFrame) -> list[str]:
