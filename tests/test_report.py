@@ -159,9 +159,10 @@ def test_a_missing_interval_gives_no_verdict(tmp_path):
 def test_reading_no_better_than_words_is_said(tmp_path):
     path = make_run(tmp_path)
     edit_table(path, "probe_layers", lambda table: table.assign(floor=0.9, floor_high=0.97))
+    edit_table(path, "claims", lambda table: table.assign(id=["C1", "C6a", "C10"]))
     assert "ai-villain-persona is read not clearly better than a bag of words." in said(path)
     text = "\n".join(limits(read_json(path / "run.json"), tables_of(path)))
-    resting = "the claims that rest on it (C6a, C6b, C8b), whatever the verdict, may be about wording"
+    resting = "the claims that rest on it (C6a), whatever the verdict, may be about wording"
     assert resting in text
     edit_table(path, "probe_layers", lambda table: table.assign(floor=0.5, floor_high=0.51))
     assert "may be about wording" not in "\n".join(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from experiments.claims import CLAIMS
 from experiments.report.findings import SPECIFIC, beyond_words, treatment_arm
 
 SMALL_MODEL = 3e9  # parameters
@@ -105,7 +106,8 @@ def _reading(layers: pd.DataFrame, claims: pd.DataFrame) -> list[str]:
     measured = layers[layers["direction"] == direction].dropna(subset=["report_auroc"])
     if measured.empty or len(beyond_words(measured)):
         return []
-    resting = claims[claims["note"].str.startswith("prior_projection")]["id"]
+    projected = {claim.id for claim in CLAIMS if claim.measure == "prior_projection"}
+    resting = claims[claims["id"].isin(projected)]["id"]
     named = f", and the claims that rest on it ({', '.join(resting)})" if len(resting) else ""
     return [
         f"In this model {direction} is not clearly read better than by a bag of words. Its projection"
