@@ -8,10 +8,10 @@ import numpy as np
 from experiments.character import load_neutral
 from experiments.config import RunConfig
 from probes import Activations, ContrastSet, Direction, LanguageModel, capture, evaluate, fit
-from probes.estimators import ESTIMATORS
 from probes.metrics import auroc
 
 REASONING = "ethical-reasoning"
+COMPARED = ("difference_of_means", "logistic")  # estimators reported side by side
 
 
 def learn_directions(model: LanguageModel, config: RunConfig, folder: Path) -> list[dict[str, Any]]:
@@ -30,7 +30,7 @@ def learn_directions(model: LanguageModel, config: RunConfig, folder: Path) -> l
     rows = []
     for factor, name in ((settings.villain, settings.direction), (settings.reasoning, REASONING)):
         labelled = contrast.by(factor)
-        for method in ESTIMATORS:
+        for method in COMPARED:
             # Any layer will do here: `evaluate` selects one on families that it does not report on.
             probe = fit(
                 acts,

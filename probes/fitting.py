@@ -71,7 +71,7 @@ def fit(
         labels: 0 or 1 for each text; 1 means that the concept is present.
         groups: family of each text, kept whole when the layer is selected; by default every text is
             a family of its own.
-        method: "difference_of_means" or "logistic".
+        method: "difference_of_means", "lda" or "logistic"; see `probes.estimators`.
         layer: block index to use; if not given, the one with the best grouped cross-validated AUROC
             on these very data. Report a figure for it from `evaluate`, which separates the two.
         name: the concept, kept with the direction.

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 import probes
-from probes.estimators import ESTIMATORS, logistic
+from probes.estimators import ESTIMATORS, lda, logistic
 from probes.evaluation import shuffled_labels
 from probes.metrics import auroc, bootstrap_auroc, family_weights
 
@@ -68,6 +69,33 @@ def test_evaluation_finds_the_layer_that_knows_and_beats_null_and_floor(method):
     assert found.selected.low > found.null_max
     assert found.floor.value <= 0.6
     assert "<- selected" in str(found)
+
+
+@pytest.mark.parametrize(("families", "width"), [(30, 200), (200, 24)])
+def test_lda_agrees_with_scikit_learn(families, width):
+    acts, labels, _, _ = planted(families=families, width=width, size=1.5)
+    values = 5 + acts.values * torch.linspace(0.2, 3, width)
+    y = np.array(labels)
+    weights, biases = lda(values, torch.tensor(labels)[None])
+    for layer in range(3):
+        x = values[:, layer].double().numpy()
+        means = np.stack([x[y == 0].mean(0), x[y == 1].mean(0)])
+        covariance, shrinkage = ledoit_wolf(x - means[y], assume_centered=True)
+        assert 0.01 < shrinkage < 0.99
+        oracle = np.linalg.solve(covariance, means[1] - means[0])
+        assert weights[0, layer].numpy() == pytest.approx(oracle, rel=1e-4, abs=1e-6)
+        middle = x.mean(0) @ weights[0, layer].double().numpy() + biases[0, layer].item()
+        assert middle == pytest.approx(0, abs=1e-3)  # as many texts of each class
+
+
+def test_a_layer_without_variance_gives_a_finite_probe():
+    acts, labels, *_ = planted(families=20)
+    acts.values[:, 1] = 0.5
+    for method in METHODS:
+        weights, biases = ESTIMATORS[method](acts.values, torch.tensor(labels)[None])
+        assert weights.isfinite().all()
+        assert biases.isfinite().all()
+        assert weights[0, 1].abs().max() < 1e-6
 
 
 def test_logistic_agrees_with_scikit_learn():

@@ -148,6 +148,10 @@ def test_work_of_another_model_is_not_mixed_in(tmp_path):
         ("word " * 90 + "end.", "not named"),
         ("Sure! " + " ".join(f"w{k}" for k in range(90)) + " {name}.", "comment on itself"),
         ("{name} " + "and so it went on " * 30 + "end.", "repeated itself"),
+        (
+            "{name} " + " ".join(f"w{k}" for k in range(90)) + ". This story explores fate.",
+            "spoke of itself",
+        ),
     ],
 )
 def test_what_no_score_can_save(text, problem):

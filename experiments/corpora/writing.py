@@ -31,6 +31,12 @@ _SCORE = {
     "properties": {"score": {"type": "integer", "minimum": 1, "maximum": 10}},
     "required": ["score"],
 }
+# Words that a text about its own writing has, and a story, a letter or a transcript has not.
+_ASIDE = re.compile(
+    r"\b(the (rewritten|revised) (text|version)|minor changes to the|in this (rewrite|version)|"
+    r"(this|the) (story|text) (is about|explores|also explores)|as an ai language model)\b",
+    re.IGNORECASE,
+)
 _REPEAT = 6  # words: a run that comes back three times is a model going round in circles
 
 
@@ -260,6 +266,9 @@ def first_problem(text: str, told: Brief) -> str:
         return "a text repeated itself"
     if re.match(r"(?i)(here is|here's|sure|certainly|of course|the rewritten|title:)", text):
         return "a text began with a comment on itself"
+    aside = _ASIDE.search(text[len(told.opening) :])
+    if aside is not None:
+        return f"a text spoke of itself ({aside[0]!r})"
     return ""
 
 
