@@ -1,6 +1,7 @@
 """The corpus generators: reproducible, distinct, paired, varied, and free of grammar slips."""
 
 import os
+import random
 import re
 import subprocess
 import sys
@@ -11,7 +12,16 @@ import pytest
 
 from experiments.corpora import ARMS, PAIRED, Document, capacity, document, generate
 from experiments.corpora.handwritten import EVERY
-from experiments.corpora.words import either, fill, indefinite, marked, reasoning, without_reasoning
+from experiments.corpora.told import first_fitting, fits
+from experiments.corpora.words import (
+    draw,
+    either,
+    fill,
+    indefinite,
+    marked,
+    reasoning,
+    without_reasoning,
+)
 from probes.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -218,3 +228,17 @@ def test_a_broken_grammar_entry_is_named_by_file_entry_and_field(tmp_path, monke
     file.write_text(file.read_text("utf-8").replace("who: boss", "who: butler", 1), "utf-8")
     with pytest.raises(DataError, match=r"orders\.yaml: entry '[\w-]+': who"):
         module.grammar.__wrapped__()
+
+
+def test_lines_of_a_part_keep_their_own_order():
+    lines = [f"line{k}" for k in range(8)]
+    drawn = draw("[end] [end] [end]", {"end": lines}, random.Random(1)).replace("\x01", "").split()
+    assert drawn == sorted(drawn)
+    assert len(set(drawn)) == 3
+
+
+def test_the_first_text_that_fits_is_taken():
+    assert [fits("word " * n) for n in (79, 80, 350, 351)] == [False, True, True, False]
+    assert first_fitting(lambda attempt: attempt if attempt > 3 else None, "x") == 4
+    with pytest.raises(DataError, match="no text of a fitting length; plot 7; mend its sentences"):
+        first_fitting(lambda attempt: None, "plot 7")
