@@ -4,8 +4,8 @@
 
 12,000 stories by grammar on one core, their memory against that of 2,000, and the audit of them with and
 without the gates that need a model. Each is a process of its own, as a user starts it, so that imports
-count. The first audit of a model measures the fluency of the shipped
-texts and keeps it in the cache; an empty cache folder shows what that costs.
+count. The first audit of a model measures the fluency of the shipped texts and keeps it in the cache;
+an empty cache folder shows what that costs.
 """
 
 import os

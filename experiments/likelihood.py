@@ -14,7 +14,7 @@ from probes.capture import for_each_batch
 from probes.tokens import Tokens, encode, pad, pad_id_of
 
 # Logits of one pass: with a vocabulary of 262k a single token takes a megabyte in float32.
-LOGIT_BYTES = 2**30
+LOGIT_BYTES = 2**29
 # Rows whose softmax is taken at once: few enough to stay in a CPU's cache, which halves the time.
 LOSS_ROWS = 16
 
