@@ -9,13 +9,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from probes.activations import Activations
-from probes.errors import DataError, ModelError
+from probes.errors import ModelError
 from probes.layers import hidden_of, resolve_layers
 from probes.models import LanguageModel
-from probes.tokens import Text, TokenBatch, Tokens, encode, length_sorted_batches, pad, pad_id_of
-
-Pool = str | Sequence[tuple[int, int]]
-"""`"last"`, `"mean"`, or one character range `(start, end)` per text."""
+from probes.pooling import Pool, on_grid, past_the_first, pooling_weights
+from probes.tokens import Text, TokenBatch, encode, length_sorted_batches, pad, pad_id_of
 
 
 class _DeepestLayerReached(Exception):
@@ -55,14 +53,14 @@ def capture(
     """
     chosen = resolve_layers(layers, model.n_layers)
     encoded = encode(model.tokenizer, texts, max_length=model.max_length)
-    weights = _pooling_weights(encoded, pool)
+    weights = pooling_weights(encoded, pool)
     values = torch.empty(len(encoded), len(chosen), model.d_model)
     norms = torch.empty(len(encoded), len(chosen))
 
     def measure(rows: list[int]) -> None:
         batch = pad([encoded[row] for row in rows], pad_id_of(model.tokenizer), padding_side)
-        pooling = _on_grid([weights[row] for row in rows], batch)
-        inner = _on_grid([_uniform(_past_the_first(encoded[row])) for row in rows], batch)
+        pooling = on_grid([weights[row] for row in rows], batch)
+        inner = on_grid([past_the_first(encoded[row]) for row in rows], batch)
         values[rows], norms[rows] = _pooled_forward(model, batch, pooling, inner, chosen)
 
     lengths = [len(tokens) for tokens in encoded]
@@ -148,61 +146,3 @@ def _pooled_forward(
         torch.stack([pooled[layer] for layer in layers], dim=1),
         torch.stack([norms[layer] for layer in layers], dim=1),
     )
-
-
-def _pooling_weights(encoded: Sequence[Tokens], pool: Pool) -> list[Tensor]:
-    """For each text the weight of each of its tokens, summing to 1."""
-    if pool == "last":
-        return [
-            _uniform([position == len(tokens) - 1 for position in range(len(tokens))])
-            for tokens in encoded
-        ]
-    if pool == "mean":
-        return [_uniform(_content(tokens)) for tokens in encoded]
-    if isinstance(pool, str):
-        raise DataError(
-            f'pool {pool!r} is unknown; use "last", "mean" or one (start, end) range per text'
-        )
-    if len(pool) != len(encoded):
-        raise DataError(
-            f"{len(pool)} ranges were given for {len(encoded)} texts; pass one (start, end) each"
-        )
-    return [
-        _uniform(_covered(tokens, span, row))
-        for row, (tokens, span) in enumerate(zip(encoded, pool, strict=True))
-    ]
-
-
-def _content(tokens: Tokens) -> list[bool]:
-    return [position >= tokens.bos for position in range(len(tokens))]
-
-
-def _past_the_first(tokens: Tokens) -> list[bool]:
-    """All tokens but the first: BOS, or else the text's first token, is the sink of attention."""
-    return [position > 0 or len(tokens) == 1 for position in range(len(tokens))]
-
-
-def _covered(tokens: Tokens, span: tuple[int, int], row: int) -> list[bool]:
-    if tokens.offsets is None:
-        raise DataError(
-            "character ranges need a fast tokenizer, which reports where its tokens lie in the text"
-        )
-    start, end = span
-    covered = [max(first, start) < min(last, end) for first, last in tokens.offsets]
-    if not any(covered):
-        raise DataError(
-            f"range {(start, end)} of text {row} covers no token; the text has {len(tokens.rendered)} characters"
-        )
-    return covered
-
-
-def _uniform(chosen: Sequence[bool]) -> Tensor:
-    weights = torch.tensor(chosen, dtype=torch.float32)
-    return weights / weights.sum()
-
-
-def _on_grid(weights: Sequence[Tensor], batch: TokenBatch) -> Tensor:
-    """Per-text weights laid onto the padded grid `[text, token]`, zero on padding."""
-    grid = torch.zeros(batch.attention_mask.shape)
-    grid[batch.attention_mask.bool()] = torch.cat(list(weights))
-    return grid

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import probes
-from probes.capture import _on_grid, _pooling_weights
+from probes.pooling import on_grid, pooling_weights
 from probes.tokens import Tokens, encode, pad
 from tests.conftest import TEXTS, tiny_model, tiny_tokenizer
 
@@ -30,7 +30,7 @@ def test_padding_does_not_shift_activations(architecture, side):
 def test_pooling_weights_never_touch_padding_or_bos(lengths, bos, side, pool):
     texts = [Tokens(tuple(range(10, 10 + n + bos)), None, "", int(bos)) for n in lengths]
     batch = pad(texts, 0, side)
-    grid = _on_grid(_pooling_weights(texts, pool), batch)
+    grid = on_grid(pooling_weights(texts, pool), batch)
     assert torch.isfinite(grid).all()
     torch.testing.assert_close(grid.sum(-1), torch.ones(len(texts)))
     assert (grid[batch.attention_mask == 0] == 0).all()
