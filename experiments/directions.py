@@ -48,6 +48,7 @@ def learn_directions(model: LanguageModel, config: RunConfig, folder: Path) -> l
                 texts=labelled.texts,
                 # A null by permutation costs one fit each: cheap for means, not for logistic.
                 permutations=settings.permutations if method == "difference_of_means" else 0,
+                halves=0,
             )
             transfer = None
             if harder is not None and factor == settings.villain:
@@ -99,22 +100,23 @@ def load_reference(folder: Path) -> Activations:
 
 def _rows(name: str, found: Any, transfer: np.ndarray | None) -> list[dict[str, Any]]:
     rows = []
+    null, floor = found.nulls.get("shuffled labels"), found.floors["bag of words"]
     for row, layer in enumerate(found.layers):
         rows.append(
             {
                 "direction": name,
                 "method": found.method,
                 "layer": layer,
-                "auroc": found.auroc[row],
-                "auroc_low": found.auroc_interval[0, row],
-                "auroc_high": found.auroc_interval[1, row],
-                "accuracy": found.accuracy[row],
-                "null_low": None if found.null_interval is None else found.null_interval[0, row],
-                "null_high": None if found.null_interval is None else found.null_interval[1, row],
-                "null_max": found.null_max,
-                "floor": found.floor.value,
-                "floor_low": found.floor.low,
-                "floor_high": found.floor.high,
+                "auroc": found.auroc.value[row],
+                "auroc_low": found.auroc.low[row],
+                "auroc_high": found.auroc.high[row],
+                "accuracy": found.accuracy.value[row],
+                "null_low": None if null is None else null.interval[0, row],
+                "null_high": None if null is None else null.interval[1, row],
+                "null_max": None if null is None else null.quantile(0.95),
+                "floor": floor.value,
+                "floor_low": floor.low,
+                "floor_high": floor.high,
                 "selected": layer == found.selected_layer,
                 "report_auroc": found.selected.value,
                 "report_low": found.selected.low,

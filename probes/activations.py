@@ -10,6 +10,7 @@ from torch import Tensor
 
 from probes.artefacts import read_tensors, write_tensors
 from probes.errors import ArtefactError, DataError, LayerError
+from probes.files import sha256_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Activations:
             strengths are given.
         pool: how tokens became one vector.
         model: identity of the model they were captured from.
+        tokens: hash of the token ids that were read, so that checkpoints are compared on equal terms.
     """
 
     values: Float[Tensor, "text layer d_model"]
@@ -31,6 +33,7 @@ class Activations:
     norms: Float[Tensor, " layer"] | None = None
     pool: str = ""
     model: str = ""
+    tokens: str = ""
     _rows: dict[int, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -58,7 +61,8 @@ class Activations:
 
     def select(self, rows: "Tensor | list[int]") -> "Activations":
         """The same measurement for some of the texts."""
-        return replace(self, values=self.values[rows])
+        tokens = sha256_json([self.tokens, torch.as_tensor(rows).tolist()]) if self.tokens else ""
+        return replace(self, values=self.values[rows], tokens=tokens)
 
     def check_finite(self) -> None:
         """Raise `DataError` naming the first text and layer that hold a NaN or an infinity."""
@@ -75,7 +79,12 @@ class Activations:
         tensors = {"values": self.values.contiguous()}
         if self.norms is not None:
             tensors["norms"] = self.norms
-        facts = {"layers": list(self.layers), "pool": self.pool, "model": self.model}
+        facts = {
+            "layers": list(self.layers),
+            "pool": self.pool,
+            "model": self.model,
+            "tokens": self.tokens,
+        }
         return write_tensors(path, "activations", tensors, facts)
 
     @classmethod
@@ -89,6 +98,7 @@ class Activations:
                 tensors.get("norms"),
                 facts["pool"],
                 facts["model"],
+                facts.get("tokens", ""),
             )
         except (KeyError, DataError) as error:
             raise ArtefactError(

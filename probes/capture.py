@@ -1,23 +1,20 @@
-"""Hooks on the blocks of a model → pooled residual-stream activations of many texts."""
+"""Texts through a model → pooled residual-stream activations, streamed batch by batch."""
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from probes.activations import Activations
+from probes.backends import Backend, Read, reader
+from probes.backends.protocol import is_out_of_memory
 from probes.errors import ModelError
-from probes.layers import hidden_of, resolve_layers
+from probes.files import sha256_json
+from probes.layers import resolve_layers
 from probes.models import LanguageModel
-from probes.pooling import Pool, on_grid, past_the_first, pooling_weights
+from probes.pooling import Pool, on_grid, past_the_first, pool_name, pooling_weights
 from probes.tokens import Text, TokenBatch, encode, length_sorted_batches, pad, pad_id_of
-
-
-class _DeepestLayerReached(Exception):
-    """Ends a forward pass early: nothing above the deepest captured block is computed."""
 
 
 @torch.no_grad()
@@ -29,6 +26,7 @@ def capture(
     pool: Pool = "last",
     batch_tokens: int = 4096,
     padding_side: str = "right",
+    backend: str | Backend = "hooks",
     progress: bool = False,
 ) -> Activations:
     """Residual-stream activations after the chosen blocks, pooled over tokens.
@@ -37,23 +35,28 @@ def capture(
         model: what `load` or `wrap` returned; its dtype and device are used as they are.
         texts: strings or chats. A chat is measured as rendered by the tokenizer's template.
         layers: "all" or 0-based block indices; the forward pass ends after the deepest.
-        pool: "last" takes the last token; "mean" averages all tokens but BOS; a list of character
-            ranges (into the text, or into the rendered chat) averages the tokens that overlap them.
+        pool: "last" takes the last token; "mean" averages all tokens but BOS; "assistant" those of
+            what each chat's last assistant message says; `After("marker")` those that begin after
+            a marker in the text or rendered chat; a list of character ranges, one per text, those
+            that belong to them (`probes.pooling` says when a token does).
         batch_tokens: padded tokens per forward pass; halved whenever memory runs out.
         padding_side: "right" or "left"; results do not depend on it beyond rounding.
+        backend: what runs the model: "hooks", "transformer_lens", "nnsight", or an object of
+            `probes.backends`; results agree within rounding.
         progress: show a progress bar.
 
     Returns:
         `Activations` with `values` `[text, layer, d_model]` in float32 on the CPU, in input order.
 
     Raises:
-        DataError: a text is empty or too long, `pool` is unknown, or a range covers no token.
+        DataError: a text is empty or too long, or `pool` is unknown or takes none of a text's tokens.
         LayerError: a layer is out of range.
-        ModelError: a single text does not fit into memory.
+        ModelError: a single text does not fit into memory, or the backend cannot run this model.
     """
     chosen = resolve_layers(layers, model.n_layers)
     encoded = encode(model.tokenizer, texts, max_length=model.max_length)
     weights = pooling_weights(encoded, pool)
+    read = reader(backend, model)
     values = torch.empty(len(encoded), len(chosen), model.d_model)
     norms = torch.empty(len(encoded), len(chosen))
 
@@ -61,14 +64,20 @@ def capture(
         batch = pad([encoded[row] for row in rows], pad_id_of(model.tokenizer), padding_side)
         pooling = on_grid([weights[row] for row in rows], batch)
         inner = on_grid([past_the_first(encoded[row]) for row in rows], batch)
-        values[rows], norms[rows] = _pooled_forward(model, batch, pooling, inner, chosen)
+        values[rows], norms[rows] = _pooled_forward(read, batch, pooling, inner, chosen)
 
     lengths = [len(tokens) for tokens in encoded]
     with tqdm(total=len(encoded), desc="capture", unit="text", disable=not progress) as bar:
         for done in for_each_batch(lengths, batch_tokens, measure):
             bar.update(done)
-    name = pool if isinstance(pool, str) else "spans"
-    return Activations(values, chosen, norms.double().mean(0).float(), name, model.identity)
+    return Activations(
+        values,
+        chosen,
+        norms.double().mean(0).float(),
+        pool_name(pool),
+        model.identity,
+        sha256_json([tokens.ids for tokens in encoded]),
+    )
 
 
 def for_each_batch(
@@ -103,11 +112,8 @@ def _fits_memory(measure: Callable[[list[int]], None], rows: list[int]) -> bool:
     try:
         measure(rows)
         return True
-    except (torch.OutOfMemoryError, MemoryError):
-        pass
-    except RuntimeError as error:
-        # The CPU allocator has no exception class of its own.
-        if "can't allocate memory" not in str(error) and "not enough memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
     # Outside the handler, so that the traceback no longer keeps the failed batch alive.
     if torch.cuda.is_available():
@@ -116,32 +122,22 @@ def _fits_memory(measure: Callable[[list[int]], None], rows: list[int]) -> bool:
 
 
 def _pooled_forward(
-    model: LanguageModel, batch: TokenBatch, pooling: Tensor, inner: Tensor, layers: Sequence[int]
+    read: Read, batch: TokenBatch, pooling: Tensor, inner: Tensor, layers: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """One forward pass: pooled values `[text, layer, d_model]` and mean token norms `[text, layer]`."""
     pooled: dict[int, Tensor] = {}
     norms: dict[int, Tensor] = {}
-    deepest = max(layers)
 
-    def reader(layer: int) -> Callable[..., None]:
-        def hook(module: Any, args: Any, output: Any) -> None:
-            hidden = hidden_of(output)
-            # Padded positions may hold anything, NaN included, which a weight of zero would not remove.
-            real = batch.attention_mask.to(hidden.device).bool().unsqueeze(-1)
-            hidden = torch.where(real, hidden, 0).float()
-            pooled[layer] = torch.einsum("bt,btd->bd", pooling.to(hidden.device), hidden).cpu()
-            norms[layer] = (inner.to(hidden.device) * hidden.norm(dim=-1)).sum(-1).cpu()
-            if layer == deepest:
-                raise _DeepestLayerReached
+    def visit(layer: int, hidden: Tensor) -> None:
+        # Padded positions may hold anything, NaN included, which a weight of zero would not remove.
+        real = batch.attention_mask.to(hidden.device).bool().unsqueeze(-1)
+        hidden = torch.where(real, hidden, 0).float()
+        pooled[layer] = torch.einsum("bt,btd->bd", pooling.to(hidden.device), hidden).cpu()
+        norms[layer] = (inner.to(hidden.device) * hidden.norm(dim=-1)).sum(-1).cpu()
 
-        return hook
-
-    with contextlib.ExitStack() as stack:
-        for layer in layers:
-            handle = model.blocks[layer].register_forward_hook(reader(layer))
-            stack.callback(handle.remove)
-        with contextlib.suppress(_DeepestLayerReached):
-            model.model(**batch.to(model.device), use_cache=False)
+    read(batch, layers, visit)
+    if missing := [layer for layer in layers if layer not in pooled]:
+        raise ModelError(f"the backend did not report layers {missing}; it has to visit every one")
     return (
         torch.stack([pooled[layer] for layer in layers], dim=1),
         torch.stack([norms[layer] for layer in layers], dim=1),

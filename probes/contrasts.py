@@ -62,8 +62,24 @@ class ContrastSet:
         return tuple(self.factors[self.label])
 
     def by(self, factor: str) -> "ContrastSet":
-        """The same texts labelled by another factor: its main effect, the others balanced."""
-        return replace(self, label=factor)
+        """The same texts labelled by another factor: its main effect, the others balanced.
+
+        "a:b" labels by the interaction of two factors: 1 where they have the same level. A direction
+        for it points to what the two have together beyond the sum of what each has alone; the
+        difference of means for it is half of (11 − 10) − (01 − 00).
+        """
+        first, colon, second = factor.partition(":")
+        if not colon or factor in self.factors:
+            return replace(self, label=factor)
+        for name in (first, second):
+            if name not in self.factors:
+                raise DataError(
+                    f"there is no factor {name!r}; this set has {', '.join(self.factors)}"
+                )
+        same = tuple(
+            int(a == b) for a, b in zip(self.factors[first], self.factors[second], strict=True)
+        )
+        return replace(self, factors={**self.factors, factor: same}, label=factor)
 
     def families(self, keep: Sequence[str]) -> "ContrastSet":
         """The part of the set whose families are in `keep`."""

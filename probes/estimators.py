@@ -1,35 +1,93 @@
-"""Linear estimators of a concept's direction, at all layers and for many labellings at once.
+"""Linear estimators of a concept's direction, at all layers and for many fits at once.
 
-Each takes activations `x` `[text, layer, d_model]` and labellings `y` `[labelling, text]` of zeros
-and ones, and returns weights `[labelling, layer, d_model]` and biases `[labelling, layer]` such that
-`⟨x, w⟩ + b > 0` predicts class 1. Several labellings at once make permutation nulls cheap.
+Each takes activations `x` `[text, layer, d_model]` and, for every fit (a column), labels `y` of zeros
+and ones and the `rows` that it may learn from, both `[column, text]`, and the family of each text. It
+returns weights `[column, layer, d_model]` and biases `[column, layer]` such that `⟨x, w⟩ + b > 0`
+predicts class 1. Folds and permuted labels are columns, which makes cross-validated nulls cheap.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Weights = tuple[Float[Tensor, "labelling layer d_model"], Float[Tensor, "labelling layer"]]
+from probes.errors import DataError
+from probes.logistic import logistic
 
-# An inverse penalty of 1 on features of unit average variance, as in scikit-learn after scaling.
-PENALTY = 1.0
-MAX_NEWTON_STEPS = 50
+Weights = tuple[Float[Tensor, "column layer d_model"], Float[Tensor, "column layer"]]
 
 
 def difference_of_means(
-    x: Float[Tensor, "text layer d_model"], y: Int[Tensor, "labelling text"]
+    x: Float[Tensor, "text layer d_model"],
+    y: Int[Tensor, "column text"],
+    rows: Bool[Tensor, "column text"],
+    groups: Sequence[str],
 ) -> Weights:
     """Mean of class 1 minus mean of class 0; the boundary lies halfway (Marks & Tegmark, 2023)."""
-    y = y.to(x.dtype)
-    ones = torch.einsum("pn,nld->pld", y / y.sum(-1, keepdim=True), x)
-    zeros = torch.einsum("pn,nld->pld", (1 - y) / (1 - y).sum(-1, keepdim=True), x)
-    weights = ones - zeros
-    return weights, -(weights * (ones + zeros) / 2).sum(-1)
+    ones = _means(x, rows & (y == 1))
+    zeros = _means(x, rows & (y == 0))
+    return _halfway(ones - zeros, ones, zeros)
 
 
-def lda(x: Float[Tensor, "text layer d_model"], y: Int[Tensor, "labelling text"]) -> Weights:
+def lat(
+    x: Float[Tensor, "text layer d_model"],
+    y: Int[Tensor, "column text"],
+    rows: Bool[Tensor, "column text"],
+    groups: Sequence[str],
+) -> Weights:
+    """First principal axis of the differences within families (Zou et al., 2023), class 1 minus class 0.
+
+    The differences are not centred: centring would take away their mean, which is the concept. The
+    axis points to where class 1 lies on average; the boundary is halfway between the classes.
+
+    Raises:
+        DataError: no family has texts of both classes.
+    """
+    weights = torch.empty(len(y), *x.shape[1:], dtype=torch.float32, device=x.device)
+    for column, (labels, used) in enumerate(zip(y, rows, strict=True)):
+        differences = _family_differences(x, labels, used, groups).transpose(0, 1)
+        axis = _first_axis(differences)
+        # As long as the mean difference along it, so that it is nothing where there is none.
+        along = torch.einsum("lfd,ld->l", differences, axis) / differences.shape[1]
+        weights[column] = axis * along[:, None]
+    ones = _means(x, rows & (y == 1))
+    zeros = _means(x, rows & (y == 0))
+    return _halfway(weights, ones, zeros)
+
+
+def _first_axis(
+    rows: Float[Tensor, "layer family d_model"],
+) -> Float[Tensor, "layer d_model"]:
+    """The unit vector along which uncentred rows are largest, by the smaller of their two Gram matrices."""
+    wide = rows.shape[2] > rows.shape[1]
+    gram = rows @ rows.transpose(1, 2) if wide else rows.transpose(1, 2) @ rows
+    top = torch.linalg.eigh(gram.double()).eigenvectors[..., -1].to(rows.dtype)
+    axis = torch.einsum("lfd,lf->ld", rows, top) if wide else top
+    return torch.nn.functional.normalize(axis, dim=-1)
+
+
+def _family_differences(
+    x: Tensor, labels: Tensor, used: Tensor, groups: Sequence[str]
+) -> Float[Tensor, "family layer d_model"]:
+    """Mean of class 1 minus mean of class 0 in every family that has both."""
+    members: dict[str, tuple[list[int], list[int]]] = {}
+    for row in used.nonzero()[:, 0].tolist():
+        members.setdefault(groups[row], ([], []))[int(labels[row])].append(row)
+    pairs = [(ones, zeros) for zeros, ones in members.values() if zeros and ones]
+    if not pairs:
+        raise DataError(
+            "no family has texts of both classes, so there are no differences; pass groups that pair them"
+        )
+    return torch.stack([x[ones].mean(0) - x[zeros].mean(0) for ones, zeros in pairs])
+
+
+def lda(
+    x: Float[Tensor, "text layer d_model"],
+    y: Int[Tensor, "column text"],
+    rows: Bool[Tensor, "column text"],
+    groups: Sequence[str],
+) -> Weights:
     """Linear discriminant with a Ledoit–Wolf covariance, in float64; equal odds are the boundary.
 
     `w = Σ⁻¹(μ₁ − μ₀)`, where `Σ` is the covariance within the classes, shrunk towards a multiple of
@@ -37,22 +95,37 @@ def lda(x: Float[Tensor, "text layer d_model"], y: Int[Tensor, "labelling text"]
     & Tegmark, 2023), whose plain form is `difference_of_means`. The boundary lies where the classes
     are equally likely a priori, as it does there.
     """
-    x = x.double().transpose(0, 1)
-    centre = x.mean(1, keepdim=True)
-    z, basis = _in_span(x - centre)
-    weights, biases = [], []
-    for labels in y.bool():
-        means = torch.stack([z[:, ~labels].mean(1), z[:, labels].mean(1)], 1)
-        within = z - means[:, labels.long()]
-        covariance = _ledoit_wolf(within, width=x.shape[2])
-        difference = means[:, 1] - means[:, 0]
-        w = torch.linalg.solve(covariance, difference)
-        middle = means.mean(1)
-        b = -(w * middle).sum(-1)
-        w = w if basis is None else torch.einsum("ldr,lr->ld", basis, w)
-        weights.append(w)
-        biases.append(b - (w * centre[:, 0]).sum(-1))
-    return torch.stack(weights).float(), torch.stack(biases).float()
+    weights = torch.empty(len(y), *x.shape[1:], dtype=torch.float32, device=x.device)
+    biases = torch.empty(len(y), x.shape[1], dtype=torch.float32, device=x.device)
+    for columns, used in _training_sets(rows):
+        own = x[used].double().transpose(0, 1)
+        centre = own.mean(1, keepdim=True)
+        z, basis = _in_span(own - centre)
+        for column in columns:
+            labels = y[column, used].bool()
+            means = torch.stack([z[:, ~labels].mean(1), z[:, labels].mean(1)], 1)
+            covariance = _ledoit_wolf(z - means[:, labels.long()], width=x.shape[2])
+            w = torch.linalg.solve(covariance, means[:, 1] - means[:, 0])
+            b = -(w * means.mean(1)).sum(-1)
+            w = w if basis is None else torch.einsum("ldr,lr->ld", basis, w)
+            weights[column], biases[column] = w.float(), (b - (w * centre[:, 0]).sum(-1)).float()
+    return weights, biases
+
+
+def _training_sets(rows: Bool[Tensor, "column text"]) -> Iterator[tuple[list[int], Tensor]]:
+    """The columns that learn from the same texts, and those texts."""
+    sets, owner = torch.unique(rows, dim=0, return_inverse=True)
+    for k, used in enumerate(sets):
+        yield (owner == k).nonzero()[:, 0].tolist(), used
+
+
+def _means(x: Tensor, chosen: Bool[Tensor, "column text"]) -> Float[Tensor, "column layer d_model"]:
+    shares = chosen.to(x.dtype)
+    return torch.einsum("cn,nld->cld", shares / shares.sum(-1, keepdim=True), x)
+
+
+def _halfway(weights: Tensor, ones: Tensor, zeros: Tensor) -> Weights:
+    return weights, -(weights * (ones + zeros) / 2).sum(-1)
 
 
 def _ledoit_wolf(z: Float[Tensor, "layer text feature"], *, width: int) -> Tensor:
@@ -84,65 +157,9 @@ def _in_span(z: Float[Tensor, "layer text d_model"]) -> tuple[Tensor, Tensor | N
     return z @ basis, basis
 
 
-def logistic(x: Float[Tensor, "text layer d_model"], y: Int[Tensor, "labelling text"]) -> Weights:
-    """Logistic regression with an L2 penalty, by Newton's method in float64.
-
-    Features are centred and divided by one number per layer (the root of their mean variance), so
-    that the penalty means the same at every layer and the direction stays in activation space.
-    """
-    x = x.double().transpose(0, 1)
-    centre = x.mean(1, keepdim=True)
-    spread = (x - centre).square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-12)
-    # The penalised optimum lies in the span of the texts: solve there, with fewer unknowns.
-    z, basis = _in_span((x - centre) / spread)
-    weights, biases = [], []
-    for labels in y.double():
-        w, b = _newton(z, labels)
-        w = w if basis is None else torch.einsum("ldr,lr->ld", basis, w)
-        w = w / spread[:, 0]
-        weights.append(w)
-        biases.append(b - (w * centre[:, 0]).sum(-1))
-    return torch.stack(weights).float(), torch.stack(biases).float()
-
-
-def _newton(
-    z: Float[Tensor, "layer text feature"], y: Float[Tensor, " text"]
-) -> tuple[Tensor, Tensor]:
-    """Minimiser of Σ log-loss + ½·PENALTY·|w|² at every layer, the bias unpenalised."""
-    design = torch.cat([z, torch.ones_like(z[..., :1])], dim=-1)
-    penalty = torch.full_like(design[0, 0], PENALTY)
-    penalty[-1] = 0.0
-    beta = torch.zeros(design.shape[0], design.shape[2], dtype=z.dtype, device=z.device)
-
-    def loss(beta: Tensor) -> Tensor:
-        logits = torch.einsum("lnf,lf->ln", design, beta)
-        losses = torch.nn.functional.softplus(logits) - y * logits
-        return losses.sum(-1) + (penalty * beta.square()).sum(-1) / 2
-
-    current = loss(beta)
-    for _ in range(MAX_NEWTON_STEPS):
-        p = torch.sigmoid(torch.einsum("lnf,lf->ln", design, beta))
-        gradient = torch.einsum("lnf,ln->lf", design, p - y) + penalty * beta
-        if gradient.abs().max() < 1e-7 * y.numel():
-            break
-        curvature = (p * (1 - p)).unsqueeze(-1)
-        hessian = design.transpose(1, 2) @ (curvature * design) + torch.diag(penalty + 1e-9)
-        factor = torch.linalg.cholesky(hessian)
-        step = torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1)
-        size = torch.ones_like(current)
-        for _ in range(20):  # halve the step where it overshoots
-            proposed = loss(beta - size[:, None] * step)
-            worse = proposed > current + 1e-12 * current.abs()
-            if not worse.any():
-                break
-            size = torch.where(worse, size / 2, size)
-        beta = beta - size[:, None] * step
-        current = loss(beta)
-    return beta[:, :-1], beta[:, -1]
-
-
 ESTIMATORS: dict[str, Callable[..., Weights]] = {
     "difference_of_means": difference_of_means,
+    "lat": lat,
     "lda": lda,
     "logistic": logistic,
 }

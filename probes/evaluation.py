@@ -1,26 +1,40 @@
 """`evaluate`: how well a probe's method finds its concept in families it has not seen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from torch import Tensor
 
 from probes.activations import Activations
-from probes.errors import DataError
-from probes.fitting import (
-    FOLDS,
-    Labels,
-    Probe,
-    checked_labels,
-    fit,
-    grouped_folds,
-    out_of_fold_scores,
+from probes.controls import (
+    Null,
+    bag_of_words_scores,
+    control_labels,
+    length_scores,
+    null_of,
+    random_direction_areas,
+    shuffled_labels,
+    split_half_reliability,
+    top_share,
 )
-from probes.metrics import auroc, bootstrap_auroc, bootstrap_mean, family_weights, interval
+from probes.errors import DataError
+from probes.fitting import FOLDS, Labels, Probe, checked_labels, fit, out_of_fold_scores
+from probes.metrics import (
+    auroc,
+    bootstrap_auroc,
+    bootstrap_mean,
+    calibration_error,
+    family_weights,
+    interval,
+    widened,
+    within_family_accuracy,
+)
+
+CONTROL_TASKS = 10
+MIN_NEUTRAL = 100  # texts, to speak of one false positive in a hundred
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +50,19 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class Curve:
+    """A figure at every layer with its 95 % interval, each `[layer]`."""
+
+    value: Float[np.ndarray, " layer"]
+    low: Float[np.ndarray, " layer"]
+    high: Float[np.ndarray, " layer"]
+
+    def at(self, row: int) -> Estimate:
+        """The figure of one row of the layer axis."""
+        return Estimate(float(self.value[row]), float(self.low[row]), float(self.high[row]))
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """What `evaluate` found. Intervals are 95 % bootstrap percentiles over families.
 
@@ -45,46 +72,67 @@ class Evaluation:
 
     Attributes:
         layers: block indices.
-        auroc, auroc_interval: `[layer]` and `[2, layer]`, grouped cross-validation over all families.
-        accuracy, accuracy_interval: likewise, at the probe's own threshold.
+        families: how many there are.
+        auroc, accuracy, within_pair: by layer, grouped cross-validation over all families. Accuracy is
+            at the probe's own threshold; `within_pair` is the share of pairs of one family, one text of
+            each class, that are ranked rightly, or `None` where no family holds both classes.
         selected_layer: best layer by cross-validation inside the selection half of the families.
-        selected: AUROC there on the other half, which neither fitting nor selection has seen.
-        null_interval: `[2, layer]`, central 95 % of cross-validated AUROC with shuffled labels.
-        null_max: 95th percentile of the shuffled labels' best layer: what choosing a layer earns.
-        floor: AUROC of a bag of words (TF-IDF, 1–2 grams) on the same folds, if texts were given.
+        report: at that layer on the other half, which neither fitting nor selection has seen: "AUROC",
+            "accuracy", "within-pair accuracy", "Brier score", "calibration error" (both of
+            probabilities by a logistic curve over the selection half's held-out scores), and with
+            neutral texts "TPR at 1 % FPR on neutral text".
+        nulls: "shuffled labels", "random directions, covariance", "random directions, norm".
+        floors: "bag of words" (TF-IDF, 1–2 grams) and "length", on the same folds, if texts were given.
+        selectivity: AUROC at the selected layer, cross-validated, less that of control tasks.
+        reliability: `[layer]`, of split halves; see `probes.controls`.
+        top_share: `[layer]`, share of the direction in its ten largest coordinates.
     """
 
     method: str
     layers: tuple[int, ...]
-    auroc: Float[np.ndarray, " layer"]
-    auroc_interval: Float[np.ndarray, "2 layer"]
-    accuracy: Float[np.ndarray, " layer"]
-    accuracy_interval: Float[np.ndarray, "2 layer"]
-    selected_layer: int
-    selected: Estimate
-    null_interval: Float[np.ndarray, "2 layer"] | None
-    null_max: float | None
-    floor: Estimate | None
     families: int
+    auroc: Curve
+    accuracy: Curve
+    within_pair: Curve | None
+    selected_layer: int
+    report: Mapping[str, Estimate]
+    nulls: Mapping[str, Null]
+    floors: Mapping[str, Estimate]
+    selectivity: float | None
+    reliability: Float[np.ndarray, " layer"] | None
+    top_share: Float[np.ndarray, " layer"]
+
+    @property
+    def selected(self) -> Estimate:
+        """AUROC at the selected layer on families that did not select it."""
+        return self.report["AUROC"]
+
+    def p_value(self, null: str) -> float:
+        """Of the best layer's cross-validated AUROC under the null of the best layer."""
+        return self.nulls[null].p_value(float(self.auroc.value.max()))
 
     def __str__(self) -> str:
         lines = [
             f"{self.method}, {self.families} families, 95 % intervals over families",
-            "layer  AUROC                 accuracy",
+            "layer  AUROC                 accuracy  within pair  reliability  top ten",
         ]
         for row, layer in enumerate(self.layers):
+            pair = "" if self.within_pair is None else f"{self.within_pair.value[row]:.3f}"
+            steady = "" if self.reliability is None else f"{self.reliability[row]:.2f}"
             mark = "  <- selected" if layer == self.selected_layer else ""
-            low, high = self.auroc_interval[:, row]
             lines.append(
-                f"{layer:5d}  {self.auroc[row]:.3f} [{low:.3f}, {high:.3f}]  {self.accuracy[row]:.3f}{mark}"
+                f"{layer:5d}  {self.auroc.at(row)}  {self.accuracy.value[row]:8.3f}  {pair:>11}  "
+                f"{steady:>11}  {self.top_share[row]:7.2f}{mark}"
             )
-        lines.append(
-            f"layer {self.selected_layer} on families not used for selecting it: AUROC {self.selected}"
-        )
-        if self.null_max is not None:
-            lines.append(f"shuffled labels, best layer: 95th percentile {self.null_max:.3f}")
-        if self.floor is not None:
-            lines.append(f"bag of words: {self.floor}")
+        lines.append(f"layer {self.selected_layer}, on families not used for selecting it:")
+        lines += [f"  {name}: {figure}" for name, figure in self.report.items()]
+        if self.selectivity is not None:
+            lines.append(f"AUROC above control tasks: {self.selectivity:.3f}")
+        for name, null in self.nulls.items():
+            lines.append(
+                f"{name}, best layer: 99th percentile {null.quantile(0.99):.3f}, p = {self.p_value(name):.3f}"
+            )
+        lines += [f"{name}: {figure}" for name, figure in self.floors.items()]
         return "\n".join(lines)
 
 
@@ -95,9 +143,12 @@ def evaluate(
     *,
     groups: Sequence[str] | None = None,
     texts: Sequence[str] | None = None,
+    neutral: Activations | None = None,
     folds: int = FOLDS,
     resamples: int = 1000,
     permutations: int = 100,
+    random_directions: int = 200,
+    halves: int = 10,
     seed: int = 0,
 ) -> Evaluation:
     """Evaluate a probe's method on held-out families.
@@ -106,155 +157,208 @@ def evaluate(
     right; nothing it learned from a test family is used.
 
     Args:
-        probe: gives the method.
+        probe: gives the method and, for the share of its largest coordinates, the direction.
         acts: pooled activations `[text, layer, d_model]`.
         labels: 0 or 1 for each text.
         groups: family of each text; families are never split.
-        texts: the texts, for the bag-of-words floor.
+        texts: the texts, for the floors and the control tasks.
+        neutral: activations of at least 100 texts about nothing of the kind, from the same model with
+            the same pooling, for the true positive rate at one false positive in a hundred.
         folds: of the grouped cross-validation.
         resamples: bootstrap resamples of families.
         permutations: labellings in the null (shuffled inside families where these hold both
-            classes); 0 for none. Cheap for the difference of means; for logistic each costs a fit.
-        seed: of folds, halves, resamples and permutations.
+            classes); 0 for none. For the logistic probe each costs a fit at the penalties that the
+            true labels chose.
+        random_directions: in each of the two nulls of random directions; 0 for none.
+        halves: splits for the reliability, each two fits; 0 for none.
+        seed: of folds, halves, resamples, permutations and random directions.
 
     Raises:
-        DataError: as `fit`; or fewer than `2 * folds` families; or texts of another number.
+        DataError: as `fit`; or fewer than `2 * folds` families; or texts of another number; or too few
+            neutral texts, or neutral texts that were measured otherwise.
     """
     y, groups = checked_labels(acts, labels, groups, probe.method)
+    _check(acts, groups, texts, neutral, folds)
+    rng = np.random.default_rng(seed)
+    families = sorted(set(groups))
+    weights = family_weights(len(families), resamples, rng)
+    labellings = [y[None]]
+    if permutations:
+        labellings.append(shuffled_labels(y, groups, permutations, rng))
+    all_scores = out_of_fold_scores(
+        acts.values, np.concatenate(labellings), groups, probe.method, folds=folds, seed=seed
+    )
+    scores = all_scores[0]
+    nulls = {}
+    if permutations:
+        nulls["shuffled labels"] = null_of(auroc(all_scores[1:], labellings[1]))
+    for matched in ("covariance", "norm") if random_directions else ():
+        nulls[f"random directions, {matched}"] = null_of(
+            random_direction_areas(acts.values, y, random_directions, rng, matched=matched)
+        )
+
+    def curve(value: np.ndarray, draws: np.ndarray) -> Curve:
+        return Curve(value, *widened(value, interval(draws), folds))
+
+    area = auroc(scores, y)
+    correct = ((scores > 0) == (y == 1)[:, None]).astype(float)
+    selected_layer, report = _report(probe.method, acts, y, groups, neutral, folds, resamples, seed)
+    selectivity = None
+    floors = {}
+    if texts is not None:
+        row = acts.row_of(selected_layer)
+        selectivity = float(area[row]) - _control_area(
+            acts.at(selected_layer), texts, groups, probe.method, folds, seed
+        )
+        words = bag_of_words_scores(texts, y, groups, folds=folds, seed=seed)
+        for name, floor in (("bag of words", words), ("length", length_scores(texts, y))):
+            value = auroc(floor[:, None], y)
+            floors[name] = curve(value, bootstrap_auroc(floor[:, None], y, groups, weights)).at(0)
+    return Evaluation(
+        method=probe.method,
+        layers=acts.layers,
+        families=len(families),
+        auroc=curve(area, bootstrap_auroc(scores, y, groups, weights)),
+        accuracy=curve(correct.mean(0), bootstrap_mean(correct, groups, weights)),
+        within_pair=_within_pair(scores, y, groups, weights, curve),
+        selected_layer=selected_layer,
+        report=report,
+        nulls=nulls,
+        floors=floors,
+        selectivity=selectivity,
+        reliability=split_half_reliability(
+            acts.values, y, groups, probe.method, splits=halves, seed=seed
+        )
+        if halves
+        else None,
+        top_share=top_share(probe.direction.vectors),
+    )
+
+
+def _check(
+    acts: Activations,
+    groups: Sequence[str],
+    texts: Sequence[str] | None,
+    neutral: Activations | None,
+    folds: int,
+) -> None:
     if texts is not None and len(texts) != len(acts):
         raise DataError(
             f"{len(texts)} texts were given for {len(acts)} activations; pass the same texts"
         )
-    rng = np.random.default_rng(seed)
-    families = sorted(set(groups))
-    if len(families) < 2 * folds:
+    if len(set(groups)) < 2 * folds:
         raise DataError(
-            f"evaluation needs at least {2 * folds} families for {folds} folds in each half; got {len(families)}"
+            f"evaluation needs at least {2 * folds} families for {folds} folds in each half; got {len(set(groups))}"
         )
-    weights = family_weights(len(families), resamples, rng)
-    scores = out_of_fold_scores(acts.values, y[None], groups, probe.method, folds=folds, seed=seed)[
-        0
-    ]
-    correct = ((scores > 0) == (y == 1)[:, None]).astype(float)
-    selected_layer, selected = _selected(probe.method, acts, y, groups, folds, resamples, seed)
-    null_interval, null_max = None, None
-    if permutations:
-        shuffled = shuffled_labels(y, groups, permutations, rng)
-        null_scores = out_of_fold_scores(
-            acts.values, shuffled, groups, probe.method, folds=folds, seed=seed
+    if neutral is None:
+        return
+    if len(neutral) < MIN_NEUTRAL:
+        raise DataError(
+            f"{len(neutral)} neutral texts cannot show one false positive in a hundred; pass at least {MIN_NEUTRAL}"
         )
-        null = auroc(null_scores, shuffled)
-        null_interval, null_max = interval(null), float(np.quantile(null.max(-1), 0.95))
-    floor = None
-    if texts is not None:
-        words = bag_of_words_scores(texts, y, groups, folds=folds, seed=seed)[:, None]
-        value = auroc(words, y)
-        low, high = _cross_validated(value, bootstrap_auroc(words, y, groups, weights), folds)
-        floor = Estimate(float(value[0]), float(low[0]), float(high[0]))
-    area, accuracy = auroc(scores, y), correct.mean(0)
-    return Evaluation(
-        method=probe.method,
-        layers=acts.layers,
-        auroc=area,
-        auroc_interval=_cross_validated(area, bootstrap_auroc(scores, y, groups, weights), folds),
-        accuracy=accuracy,
-        accuracy_interval=_cross_validated(
-            accuracy, bootstrap_mean(correct, groups, weights), folds
-        ),
-        selected_layer=selected_layer,
-        selected=selected,
-        null_interval=null_interval,
-        null_max=null_max,
-        floor=floor,
-        families=len(families),
-    )
-
-
-def shuffled_labels(
-    labels: np.ndarray, groups: Sequence[str], permutations: int, rng: np.random.Generator
-) -> np.ndarray:
-    """`[permutation, text]` labellings that a null hypothesis of no concept makes equally likely.
-
-    Labels move inside their family if every family holds both classes (pairs, factorial cells), and
-    over the whole set otherwise.
-    """
-    index = np.unique(np.asarray(groups), return_inverse=True)[1]
-    sums, sizes = np.bincount(index, labels), np.bincount(index)
-    if not ((sums > 0) & (sums < sizes)).all():
-        return np.stack([rng.permutation(labels) for _ in range(permutations)])
-    # Sorting random keys inside each family shuffles all families at once.
-    by_family = np.argsort(index, kind="stable")
-    shuffled = np.empty((permutations, len(labels)), dtype=labels.dtype)
-    for row in shuffled:
-        keys = np.lexsort((rng.random(len(labels)), index))
-        row[by_family] = labels[keys]
-    return shuffled
-
-
-def bag_of_words_scores(
-    texts: Sequence[str],
-    labels: np.ndarray,
-    groups: Sequence[str],
-    *,
-    folds: int = FOLDS,
-    seed: int = 0,
-) -> Float[np.ndarray, " text"]:
-    """Out-of-fold scores of a TF-IDF (1–2 grams) logistic classifier on the grouped folds."""
-    documents = np.asarray(texts, dtype=object)
-    scores = np.empty(len(texts))
-    for train, test in grouped_folds(groups, folds, seed):
-        classifier = make_pipeline(
-            TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b"),
-            LogisticRegression(max_iter=1000),
+    if (neutral.model, neutral.pool) != (acts.model, acts.pool):
+        raise DataError(
+            "the neutral texts were measured on another model or with another pooling; capture them the same way"
         )
-        classifier.fit(documents[train], labels[train])
-        scores[test] = classifier.decision_function(documents[test])
-    return scores
 
 
-def _selected(
+def _report(
     method: str,
     acts: Activations,
     y: np.ndarray,
     groups: list[str],
+    neutral: Activations | None,
     folds: int,
     resamples: int,
     seed: int,
-) -> tuple[int, Estimate]:
-    """The layer chosen on one half of the families, and its AUROC on the other."""
+) -> tuple[int, dict[str, Estimate]]:
+    """The layer chosen on one half of the families, and every figure of it on the other."""
     rng = np.random.default_rng(seed)
     families = sorted(set(groups))
     chosen = set(rng.permutation(families)[: len(families) // 2].tolist())
     selection = [row for row, group in enumerate(groups) if group in chosen]
-    report = [row for row, group in enumerate(groups) if group not in chosen]
-    half = [groups[row] for row in selection]
-    if len(set(y[report].tolist())) < 2:
+    held_out = [row for row, group in enumerate(groups) if group not in chosen]
+    half, own = [groups[row] for row in selection], [groups[row] for row in held_out]
+    truth = y[held_out]
+    if len(set(truth.tolist())) < 2:
         raise DataError(
             "half of the families hold one class only; spread the classes over more families"
         )
     scores = out_of_fold_scores(
         acts.values[selection], y[None, selection], half, method, folds=folds, seed=seed
     )[0]
-    layer = acts.layers[int(np.argmax(auroc(scores, y[selection])))]
+    row = int(np.argmax(auroc(scores, y[selection])))
+    layer = acts.layers[row]
     probe = fit(
         acts.select(selection), y[selection].tolist(), groups=half, method=method, layer=layer
     )
-    held_out = probe.score(acts.select(report)).numpy()[:, None]
-    draws = bootstrap_auroc(
-        held_out,
-        y[report],
-        [groups[row] for row in report],
-        family_weights(len(families) - len(chosen), resamples, rng),
+    found = probe.score(acts.select(held_out)).numpy()[:, None]
+    # The slope that turns distances into log-odds comes from texts their probe had not seen.
+    curve = LogisticRegression(C=np.inf).fit(scores[:, [row]], y[selection])
+    probabilities = curve.predict_proba(found)[:, 1]
+    weights = family_weights(len(families) - len(chosen), resamples, rng)
+    index = np.unique(own, return_inverse=True)[1]
+
+    def mean(values: np.ndarray) -> Estimate:
+        draws = bootstrap_mean(values.astype(float)[:, None], own, weights)[:, 0]
+        return _estimate(values.mean(), draws)
+
+    report = {
+        "AUROC": _estimate(
+            auroc(found, truth)[0], bootstrap_auroc(found, truth, own, weights)[:, 0]
+        ),
+        "accuracy": mean((found[:, 0] > 0) == (truth == 1)),
+    }
+    pairs = _within_pair(
+        found, truth, own, weights, lambda value, draws: Curve(value, *interval(draws))
     )
-    return layer, _estimate(auroc(held_out, y[report])[0], draws[:, 0])
+    if pairs is not None:
+        report["within-pair accuracy"] = pairs.at(0)
+    report["Brier score"] = mean((probabilities - truth) ** 2)
+    report["calibration error"] = _estimate(
+        calibration_error(probabilities, truth, np.ones((1, len(truth))))[0],
+        calibration_error(probabilities, truth, weights[:, index]),
+    )
+    if neutral is not None:
+        threshold = np.quantile(probe.score(neutral).numpy(), 0.99)
+        positive = truth == 1
+        hits = (found[positive] > threshold).astype(float)
+        drawn = weights[:, index[positive]]
+        shares = drawn @ hits[:, 0] / np.where(drawn.sum(-1), drawn.sum(-1), np.nan)
+        report["TPR at 1 % FPR on neutral text"] = _estimate(hits.mean(), shares)
+    return layer, report
 
 
-def _cross_validated(
-    value: Float[np.ndarray, " layer"], draws: Float[np.ndarray, "b layer"], folds: int
-) -> Float[np.ndarray, "2 layer"]:
-    """Percentile interval of a cross-validated figure, widened for the training texts its folds share."""
-    widening = np.sqrt(1 + folds / (folds - 1))
-    return np.clip(value + widening * (interval(draws) - value), 0, 1)
+def _within_pair(
+    scores: np.ndarray,
+    y: np.ndarray,
+    groups: Sequence[str],
+    weights: np.ndarray,
+    curve: Callable[[np.ndarray, np.ndarray], Curve],
+) -> Curve | None:
+    found = within_family_accuracy(scores, y, groups)
+    known = ~np.isnan(found[:, 0])
+    if not known.any():
+        return None
+    drawn = weights[:, known]
+    counts = np.where(drawn.sum(-1), drawn.sum(-1), np.nan)[:, None]
+    return curve(found[known].mean(0), drawn @ found[known] / counts)
+
+
+def _control_area(
+    values: Float[Tensor, "text d_model"],
+    texts: Sequence[str],
+    groups: Sequence[str],
+    method: str,
+    folds: int,
+    seed: int,
+) -> float:
+    """Mean cross-validated AUROC of the control tasks at one layer."""
+    tasks = control_labels(texts, CONTROL_TASKS, np.random.default_rng(seed))
+    # A control task need not set a family's texts apart, and without that there is no axis to find.
+    method = "difference_of_means" if method == "lat" else method
+    scores = out_of_fold_scores(values[:, None], tasks, groups, method, folds=folds, seed=seed)
+    return float(auroc(scores, tasks).mean())
 
 
 def _estimate(value: float, draws: np.ndarray) -> Estimate:

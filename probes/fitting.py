@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from probes.activations import Activations
 from probes.directions import Direction
 from probes.errors import DataError
 from probes.estimators import ESTIMATORS
+from probes.folds import grouped_folds
 from probes.metrics import auroc
 
 FOLDS = 5
@@ -71,7 +71,7 @@ def fit(
         labels: 0 or 1 for each text; 1 means that the concept is present.
         groups: family of each text, kept whole when the layer is selected; by default every text is
             a family of its own.
-        method: "difference_of_means", "lda" or "logistic"; see `probes.estimators`.
+        method: "difference_of_means", "lat", "lda" or "logistic"; see `probes.estimators`.
         layer: block index to use; if not given, the one with the best grouped cross-validated AUROC
             on these very data. Report a figure for it from `evaluate`, which separates the two.
         name: the concept, kept with the direction.
@@ -83,7 +83,8 @@ def fit(
         LayerError: `layer` was not captured.
     """
     y, groups = checked_labels(acts, labels, groups, method)
-    weights, biases = ESTIMATORS[method](acts.values, torch.from_numpy(y)[None])
+    everything = torch.ones(1, len(y), dtype=torch.bool)
+    weights, biases = ESTIMATORS[method](acts.values, torch.from_numpy(y)[None], everything, groups)
     lengths = weights[0].norm(dim=-1)
     if layer is None:
         layer = acts.layers[0]
@@ -142,27 +143,25 @@ def out_of_fold_scores(
     Raises:
         DataError: there are fewer families than folds, or a fold's training part lacks a class.
     """
-    scores = np.empty((*labels.shape, values.shape[1]), dtype=np.float32)
-    for train, test in grouped_folds(groups, folds, seed):
+    splits = grouped_folds(groups, folds, seed)
+    rows = torch.zeros(len(splits), len(groups), dtype=torch.bool)
+    for k, (train, _) in enumerate(splits):
+        rows[k, train] = True
         if (labels[:, train].min(1) == labels[:, train].max(1)).any():
             raise DataError(
                 "a training fold holds one class only; spread the classes over more families"
             )
-        weights, biases = ESTIMATORS[method](values[train], torch.from_numpy(labels[:, train]))
-        lengths = weights.norm(dim=-1).clamp_min(1e-12)
-        projected = torch.einsum("nld,pld->pnl", values[test], weights.to(values.dtype))
-        scores[:, test] = ((projected + biases[:, None]) / lengths[:, None]).numpy()
+    # One column for each fold and labelling.
+    weights, biases = ESTIMATORS[method](
+        values,
+        torch.from_numpy(labels).repeat(len(splits), 1),
+        rows.repeat_interleave(len(labels), 0),
+        groups,
+    )
+    lengths = weights.norm(dim=-1).clamp_min(1e-12)
+    scores = np.empty((*labels.shape, values.shape[1]), dtype=np.float32)
+    for k, (_, test) in enumerate(splits):
+        fold = slice(k * len(labels), (k + 1) * len(labels))
+        projected = torch.einsum("nld,pld->pnl", values[test], weights[fold].to(values.dtype))
+        scores[:, test] = ((projected + biases[fold, None]) / lengths[fold, None]).numpy()
     return scores
-
-
-def grouped_folds(
-    groups: Sequence[str], folds: int, seed: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Train and test rows of each fold, no family in both; raises `DataError` when families are too few."""
-    families = len(set(groups))
-    if families < folds:
-        raise DataError(
-            f"{families} families cannot fill {folds} folds; pass more families or fewer folds"
-        )
-    splitter = GroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    return list(splitter.split(np.zeros(len(groups)), groups=groups))

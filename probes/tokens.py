@@ -1,5 +1,6 @@
 """Texts and chats to token batches: the only place that knows templates, BOS, offsets and padding."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,17 @@ Text = str | Chat
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """One encoded text. `offsets[t]` is token t's character range in `rendered`; `bos` counts leading BOS (0 or 1)."""
+    """One encoded text. `offsets[t]` is token t's character range in `rendered`; `bos` counts leading BOS (0 or 1).
+
+    `answer` is the character range in `rendered` of what the last assistant message of a chat says:
+    an empty range when the template does not keep its words, `None` when there is no such message.
+    """
 
     ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...] | None
     rendered: str
     bos: int
+    answer: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,7 +74,8 @@ def encode(tokenizer: Any, texts: Sequence[Text], *, max_length: int | None = No
         )
         for k, row in enumerate(rows):
             offsets = batch["offset_mapping"][k] if tokenizer.is_fast else None
-            by_row[row] = _one_bos(tokenizer, batch["input_ids"][k], offsets, rendered[row])
+            answer = _answer_range(tokenizer, texts[row], rendered[row])
+            by_row[row] = _one_bos(tokenizer, batch["input_ids"][k], offsets, rendered[row], answer)
     encoded = [by_row[row] for row in range(len(texts))]
     for row, tokens in enumerate(encoded):
         if len(tokens) == tokens.bos:
@@ -101,14 +108,52 @@ def render(tokenizer: Any, text: Text, row: int = 0) -> str:
     )
 
 
-def _one_bos(tokenizer: Any, ids: Sequence[int], offsets: Sequence | None, rendered: str) -> Tokens:
+def _answer_range(tokenizer: Any, text: Text, rendered: str) -> tuple[int, int] | None:
+    """Where the content of a chat's last assistant message lies in the rendered chat; see `Tokens`.
+
+    The same words may stand elsewhere, in a question or in the template itself. So the chat is
+    rendered once more with a placeholder for the content: what the two have in common before and
+    after it is the frame, and the content is looked for inside. Its white space may differ.
+    """
+    if isinstance(text, str):
+        return None
+    rows = [row for row, message in enumerate(text) if message["role"] == "assistant"]
+    if not rows:
+        return None
+    content, nowhere = text[rows[-1]]["content"], (0, 0)
+    if not isinstance(content, str) or not content.strip():
+        return nowhere
+    placeholder = "qzcontentzq"
+    while placeholder in rendered:
+        placeholder += "q"
+    messages = [dict(message) for message in text]
+    messages[rows[-1]]["content"] = placeholder
+    try:
+        before, found, after = render(tokenizer, messages).rpartition(placeholder)
+    except Exception:  # a template is a program of its own, and few callers need the range
+        return nowhere
+    start, end = len(before), len(rendered) - len(after)
+    if not found or not rendered.startswith(before) or not rendered.endswith(after):
+        return nowhere
+    words = re.compile(r"\s+".join(re.escape(word) for word in content.split()))
+    matches = list(words.finditer(rendered, start, max(start, end)))
+    return matches[-1].span() if matches else nowhere
+
+
+def _one_bos(
+    tokenizer: Any,
+    ids: Sequence[int],
+    offsets: Sequence | None,
+    rendered: str,
+    answer: tuple[int, int] | None,
+) -> Tokens:
     bos = tokenizer.bos_token_id
     leading = 0
     while bos is not None and leading < len(ids) and ids[leading] == bos:
         leading += 1
     surplus = max(0, leading - 1)
     kept = None if offsets is None else tuple((int(a), int(b)) for a, b in offsets[surplus:])
-    return Tokens(tuple(ids[surplus:]), kept, rendered, min(leading, 1))
+    return Tokens(tuple(ids[surplus:]), kept, rendered, min(leading, 1), answer)
 
 
 def pad(encoded: Sequence[Tokens], pad_id: int, side: str = "right") -> TokenBatch:

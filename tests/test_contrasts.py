@@ -5,6 +5,7 @@ import json
 import re
 from collections import Counter
 
+import numpy as np
 import pytest
 
 import probes
@@ -151,3 +152,20 @@ def test_bad_pairs_are_named():
         probes.ContrastSet.from_pairs(["a", "b"], ["c", " "])
     with pytest.raises(probes.DataError, match="0 and 0"):
         probes.ContrastSet.from_pairs([], [])
+
+
+def test_the_interaction_of_two_factors_is_half_the_difference_of_their_differences():
+    contrast = probes.ContrastSet.load("ai-villain-persona").where("voice", "first")
+    interaction = contrast.by("villain:deliberates")
+    villain, deliberates = (np.array(contrast.factors[f]) for f in ("villain", "deliberates"))
+    assert interaction.labels == tuple((villain == deliberates).astype(int))
+    values = np.random.default_rng(0).normal(size=len(contrast))
+    cells = {
+        (a, b): values[(villain == a) & (deliberates == b)].mean() for a in (0, 1) for b in (0, 1)
+    }
+    labels = np.array(interaction.labels)
+    found = values[labels == 1].mean() - values[labels == 0].mean()
+    expected = ((cells[1, 1] - cells[1, 0]) - (cells[0, 1] - cells[0, 0])) / 2
+    assert found == pytest.approx(expected)
+    with pytest.raises(probes.DataError, match="no factor 'mood'"):
+        contrast.by("villain:mood")

@@ -6,10 +6,14 @@ import torch
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import probes
-from probes.estimators import ESTIMATORS, lda, logistic
-from probes.evaluation import shuffled_labels
+from probes.controls import shuffled_labels
+from probes.estimators import ESTIMATORS, lda
+from probes.folds import grouped_folds
+from probes.logistic import logistic
 from probes.metrics import auroc, bootstrap_auroc, family_weights
 
 METHODS = tuple(ESTIMATORS)
@@ -31,6 +35,12 @@ def planted(families=400, layers=3, width=24, size=4.0, seed=0):
     )
 
 
+def columns(labels, groups=None):
+    """One fit on all texts: labels, rows and groups as the estimators take them."""
+    groups = [str(k) for k in range(len(labels))] if groups is None else groups
+    return torch.tensor(labels)[None], torch.ones(1, len(labels), dtype=torch.bool), groups
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_planted_direction_is_recovered_with_its_sign(method):
     acts, labels, groups, truth = planted(families=4000)
@@ -48,8 +58,10 @@ def test_with_shuffled_labels_the_intervals_cover_one_half(method):
     covered, reported = [], []
     for shuffled in shuffled_labels(np.array(labels), groups, 12, np.random.default_rng(0)):
         probe = probes.fit(acts, shuffled, groups=groups, method=method, layer=0)
-        found = probes.evaluate(probe, acts, shuffled, groups=groups, permutations=0, resamples=300)
-        covered += list((found.auroc_interval[0] <= 0.5) & (found.auroc_interval[1] >= 0.5))
+        found = probes.evaluate(
+            probe, acts, shuffled, groups=groups, permutations=0, resamples=300, halves=0
+        )
+        covered += list((found.auroc.low <= 0.5) & (found.auroc.high >= 0.5))
         reported.append(found.selected.low <= 0.5 <= found.selected.high)
     # 95 % nominally; the bounds leave room for 36 and 12 trials, not for a leak.
     assert np.mean(covered) >= 0.86
@@ -64,10 +76,10 @@ def test_evaluation_finds_the_layer_that_knows_and_beats_null_and_floor(method):
     probe = probes.fit(acts, labels, groups=groups, method=method)
     found = probes.evaluate(probe, acts, labels, groups=groups, texts=texts, permutations=20)
     assert probe.layer == found.selected_layer == 1
-    assert found.auroc[1] > 0.95
-    assert found.accuracy[1] > 0.9
-    assert found.selected.low > found.null_max
-    assert found.floor.value <= 0.6
+    assert found.auroc.value[1] > 0.95
+    assert found.accuracy.value[1] > 0.9
+    assert found.selected.low > found.nulls["shuffled labels"].quantile(0.99)
+    assert found.floors["bag of words"].value <= 0.6
     assert "<- selected" in str(found)
 
 
@@ -76,7 +88,7 @@ def test_lda_agrees_with_scikit_learn(families, width):
     acts, labels, _, _ = planted(families=families, width=width, size=1.5)
     values = 5 + acts.values * torch.linspace(0.2, 3, width)
     y = np.array(labels)
-    weights, biases = lda(values, torch.tensor(labels)[None])
+    weights, biases = lda(values, *columns(labels))
     for layer in range(3):
         x = values[:, layer].double().numpy()
         means = np.stack([x[y == 0].mean(0), x[y == 1].mean(0)])
@@ -89,27 +101,82 @@ def test_lda_agrees_with_scikit_learn(families, width):
 
 
 def test_a_layer_without_variance_gives_a_finite_probe():
-    acts, labels, *_ = planted(families=20)
+    acts, labels, groups, _ = planted(families=20)
     acts.values[:, 1] = 0.5
     for method in METHODS:
-        weights, biases = ESTIMATORS[method](acts.values, torch.tensor(labels)[None])
+        weights, biases = ESTIMATORS[method](acts.values, *columns(labels, groups))
         assert weights.isfinite().all()
         assert biases.isfinite().all()
         assert weights[0, 1].abs().max() < 1e-6
 
 
-def test_logistic_agrees_with_scikit_learn():
-    acts, labels, _, _ = planted(families=60, width=200, size=1.5)
-    weights, biases = logistic(acts.values, torch.tensor(labels)[None])
+@pytest.mark.parametrize("families", [40, 200])
+@pytest.mark.parametrize("penalty", [1.0, 100.0, 1e4])
+def test_logistic_agrees_with_scikit_learn_with_the_scaler_folded_in(families, penalty):
+    acts, labels, _, _ = planted(families=families, width=120, size=1.5)
+    values = (5 + acts.values * torch.linspace(0.2, 30, 120)).double()
+    weights, biases = logistic(values, *columns(labels), penalties=[penalty])
     for layer in range(3):
-        x = acts.values[:, layer].double().numpy()
-        spread = np.sqrt(x.var(0).mean())
-        oracle = LogisticRegression(C=1.0, max_iter=5000, tol=1e-10).fit(
-            (x - x.mean(0)) / spread, labels
+        x = values[:, layer].numpy()
+        oracle = make_pipeline(
+            StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=5000, tol=1e-10)
+        ).fit(x, labels)
+        ours = values[:, layer] @ weights[0, layer].double() + biases[0, layer]
+        theirs = oracle.decision_function(x)
+        assert ours.numpy() == pytest.approx(theirs, abs=0.01 * np.abs(theirs).max())
+
+
+def test_every_column_of_a_logistic_fit_is_the_fit_on_its_own_rows():
+    acts, labels, groups, _ = planted(families=60, width=20, size=1.0)
+    rng = np.random.default_rng(0)
+    y = torch.from_numpy(np.stack([labels, *shuffled_labels(np.array(labels), groups, 2, rng)]))
+    rows = torch.ones(3, 120, dtype=torch.bool)
+    rows[1, :40] = False
+    together = logistic(acts.values, y, rows, groups, penalties=[10.0])
+    for k in range(3):
+        kept = [group for group, used in zip(groups, rows[k].tolist(), strict=True) if used]
+        alone = logistic(
+            acts.values[rows[k]], *columns(y[k, rows[k]].tolist(), kept), penalties=[10.0]
         )
-        ours = acts.values[:, layer].double() @ weights[0, layer].double() + biases[0, layer]
-        theirs = oracle.decision_function((x - x.mean(0)) / spread)
-        np.testing.assert_allclose(ours.numpy(), theirs, atol=2e-3)
+        torch.testing.assert_close(together[0][k], alone[0][0], rtol=0.02, atol=2e-3)
+
+
+def test_the_penalty_is_the_one_that_grouped_cross_validation_prefers():
+    acts, labels, groups, _ = planted(families=60, layers=2, width=80, size=1.0)
+    acts.values[:, 1] += 6.0 * torch.tensor(labels)[:, None] / 80**0.5
+    y, rows, groups = columns(labels, groups)
+    grid = [1e4, 100.0, 1.0]
+    weights, _ = logistic(acts.values, y, rows, groups, penalties=grid)
+    folds = grouped_folds(groups, 5, seed=0)
+    for layer in range(2):
+        x = acts.values[:, layer].numpy()
+        losses = []
+        for penalty in grid:
+            model = make_pipeline(
+                StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=2000)
+            )
+            parts = [model.fit(x[a], y[0, a]).predict_log_proba(x[b]) for a, b in folds]
+            losses.append(
+                -sum(
+                    p[range(len(b)), y[0, b]].sum() for p, (_, b) in zip(parts, folds, strict=True)
+                )
+            )
+        best = grid[int(np.argmin(losses))]
+        expected, _ = logistic(acts.values, y, rows, groups, penalties=[best])
+        torch.testing.assert_close(weights[0, layer], expected[0, layer], rtol=0.02, atol=1e-3)
+
+
+def test_lat_keeps_the_mean_difference_that_centring_would_lose():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(200, 1, 16, generator=generator) * 0.3
+    values[0::2, :, 0] += 3.0  # the concept, the same in every pair
+    noise = torch.randn(100, 1, generator=generator)
+    values[0::2, :, 1] += 2 * noise  # a nuisance that varies more between pairs than the concept
+    labels, groups = [1, 0] * 100, [str(k // 2) for k in range(200)]
+    weights, _ = ESTIMATORS["lat"](values, *columns(labels, groups))
+    assert weights[0, 0, 0] > 0.95
+    with pytest.raises(probes.DataError, match="no family has texts of both classes"):
+        ESTIMATORS["lat"](values, *columns(labels))
 
 
 def test_auroc_and_its_bootstrap_agree_with_scikit_learn():
@@ -146,7 +213,7 @@ def test_families_never_straddle_folds():
     )
     probe = probes.fit(acts, labels, groups=groups, method="logistic", layer=0)
     found = probes.evaluate(probe, acts, labels, groups=groups, permutations=0)
-    assert found.auroc.max() < 0.75
+    assert found.auroc.value.max() < 0.75
 
 
 def test_directions_and_activations_survive_the_disk(tmp_path):
