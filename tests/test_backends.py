@@ -60,6 +60,15 @@ def traces_of(model):
     return tree, config, buffers, weights, tokenizer, ids
 
 
+def check_unchanged(model, before):
+    tree, config, buffers, *rest = traces_of(model)
+    assert tree == before[0]
+    assert config == before[1]
+    assert list(buffers) == list(before[2])
+    assert all(torch.equal(buffers[name], before[2][name]) for name in buffers)
+    assert rest == list(before[3:])
+
+
 def logits_of(model):
     with torch.no_grad():
         return model.model(**batch_of(model).to(model.device)).logits
@@ -141,11 +150,7 @@ def test_nothing_is_left_on_the_model_after_success_or_an_error(architecture, ba
     probes.capture(model, TEXTS, backend=backend)
     with pytest.raises(probes.DataError, match="on purpose"):
         backends.reader(backend, model)(batch_of(model), [1], fail)
-    for there, then in zip(traces_of(model), before, strict=True):
-        if isinstance(there, dict) and any(isinstance(v, torch.Tensor) for v in there.values()):
-            assert all(torch.equal(there[name], then[name]) for name in then)
-        else:
-            assert there == then
+    check_unchanged(model, before)
     assert torch.equal(logits_of(model), logits)
 
 
@@ -330,7 +335,8 @@ def test_importing_probes_imports_neither_library():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_the_rehearsal_of_a_remote_trace_leaves_the_import_path_alone(llama):
+def test_the_rehearsal_of_a_remote_trace_leaves_the_import_path_alone(llama, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(tmp_path)
     before, modules = list(sys.path), set(sys.modules)
     probes.capture(llama, TEXTS, backend=NNsight(remote="local"))
     assert sys.path == before
@@ -410,13 +416,14 @@ def test_a_skeleton_of_nothing_is_an_error(tmp_path):
 
 
 @pytest.mark.real
-@other
-def test_backends_agree_on_a_pretrained_model(backend):
+def test_backends_agree_on_a_pretrained_model_and_leave_it_as_it_was():
     model = probes.load("gemma-3-270m", dtype="float32")
-    texts = TEXTS[:3]
-    before = traces_of(model)[:2]
-    expected = probes.capture(model, texts, pool="mean")
-    acts = probes.capture(model, texts, pool="mean", padding_side="left", backend=backend)
-    for layer in range(model.n_layers):
-        assert distance(acts.at(layer), expected.at(layer)) < 5e-4
-    assert traces_of(model)[:2] == before
+    expected = probes.capture(model, TEXTS[:3], pool="mean")
+    before = traces_of(model)
+    for backend in OTHERS.values():
+        acts = probes.capture(
+            model, TEXTS[:3], pool="mean", padding_side="left", backend=backend
+        )  # fmt: skip
+        for layer in range(model.n_layers):
+            assert distance(acts.at(layer), expected.at(layer)) < 5e-4
+        check_unchanged(model, before)

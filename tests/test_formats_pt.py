@@ -103,7 +103,7 @@ def test_the_two_tables_differ_by_the_row_of_the_embedding(tmp_path):
 def test_tables_of_other_tools_are_read_by_their_number_of_rows(tmp_path):
     rows = torch.arange(1.0, 31).reshape(5, 6)
     persona = read_pt(saved(tmp_path / "p.pt", rows.to(torch.bfloat16)), model=MODEL)
-    axis = {"axis": rows, "default_mean": rows, "n_roles": 275}
+    axis = {"axis": rows, "default_mean": -rows, "n_roles": 275}
     five = ModelShape(5, 6)
     for read in (
         read_pt(saved(tmp_path / "b.pt", rows), model=five),

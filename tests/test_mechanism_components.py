@@ -146,3 +146,16 @@ def test_an_adapter_on_the_output_projection_counts(llama):
         layer.o_proj.weight += update
     again = attribute(probes.wrap(merged, llama.tokenizer), TEXTS, direction, layer=0)
     torch.testing.assert_close(after.heads, again.heads, **CLOSE)
+
+
+def test_a_layer_norm_behind_attention_is_centred_and_its_shift_is_a_constant():
+    model, direction = uneven("gemma3"), direction_of()
+    norm = torch.nn.LayerNorm(32)
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(0.5, 2, 32))
+        norm.bias.copy_(torch.linspace(-1, 1, 32))
+    model.blocks[0].post_attention_layernorm = norm
+    result = attribute(model, TEXTS, direction, layer=0)
+    torch.testing.assert_close(result.sum(), result.total, **CLOSE)
+    shift = (norm.bias.detach() @ direction.at(0)).expand(5)
+    torch.testing.assert_close(result.bias[:, 0], shift, **CLOSE)

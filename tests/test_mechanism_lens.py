@@ -5,6 +5,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
 
 import probes
 from probes import logit_lens as lens_module
@@ -145,3 +146,12 @@ def test_a_token_is_shown_with_its_spaces():
     assert quoted(" the\n") == "␣the⏎"
     assert len(quoted("x" * 40)) == 16
     assert quoted("a\u200bb") == "a�b"
+
+
+def test_a_leading_space_that_a_decoder_drops_is_put_back():
+    vocabulary = {"▁the": 0, "the": 1, "<unk>": 2}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.decoder = decoders.Metaspace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert tokenizer.decode([0]) == tokenizer.decode([1]) == "the"
+    assert [lens_module._readable(tokenizer, token) for token in (0, 1)] == [" the", "the"]

@@ -184,7 +184,8 @@ def test_assistant_survives_templates_that_change_white_space(content):
         (tiny_tokenizer(), chat("Why?", "  "), "text 1 does not hold its last assistant"),
         (with_template("{{ 1 // (m['content'] != 'qzcontentzq') }}{{ m['content'] }}"), chat("a", "b"), "text 1 does not hold"),
         (with_template("{{ m['role'] }}"), chat("user", "assistant"), "text 1 does not hold"),
-        (with_template("{{ m['content'] | upper if m['role'] == 'assistant' else m['content'] }}"), chat("so", "so"), "text 1 does not hold"),
+        (with_template("{{ m['content'] | replace('so', 'no') if m['role'] == 'assistant' else m['content'] }}"), chat("so", "so"), "text 1 does not hold"),
+        (with_template("{{ m['content'] if m['content'] | length < 9 }}"), chat("x", "<user>"), "text 1 does not hold"),
     ],
 )  # fmt: skip
 def test_chats_without_an_answer_to_take_are_named(tokenizer, text, message):

@@ -61,7 +61,7 @@ class TransformerLens:
 
         def read(batch: TokenBatch, layers: Sequence[int], visit: Visit) -> None:
             places = None
-            if model.dtype == torch.float64:
+            if model.dtype in (torch.float64, torch.float16):
                 batch, places = _without_mask(batch)
             hooks = [
                 (f"blocks.{layer}.hook_out", _visitor(visit, layer, max(layers), places))
@@ -81,10 +81,10 @@ class TransformerLens:
 def _without_mask(batch: TokenBatch) -> tuple[TokenBatch, Tensor]:
     """The batch with its padding moved to the right and unmasked; where each token `[text, token]` went.
 
-    Attention is masked with the smallest float64, which is -inf in the float32 of the bridge's
-    softmax (and of transformers' "eager" one): a padded position that sees no token becomes NaN, and
-    a weight of zero does not keep it from spreading. To the right of a causal model's tokens padding
-    needs no mask.
+    Attention is masked by adding the dtype's smallest number: in float64 that is -inf in the float32
+    of the bridge's softmax (and of transformers' "eager" one), in float16 it is once a negative
+    score is added. Padding that sees no token then becomes NaN, and a weight of zero does not keep
+    that from spreading. To the right of a causal model's tokens padding needs no mask.
     """
     order = batch.attention_mask.argsort(dim=-1, descending=True, stable=True)
     ids, positions = batch.input_ids.gather(1, order), batch.position_ids.gather(1, order)
