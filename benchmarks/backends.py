@@ -23,7 +23,7 @@ def main() -> None:
     model = probes.load(sys.argv[1] if len(sys.argv) > 1 else "smollm2-135m-instruct")
     sentences = list(probes.ContrastSet.load("ai-villain-persona").texts)
     # Lengths as they come in practice: some texts are twice or four times as long as others.
-    texts = [" ".join(sentences[k : k + 1 + 3 * (k % 5 == 0)]) for k in range(32)]
+    texts = [" ".join(sentences[k : k + 1 + 3 * (k % 5 == 0)]) for k in range(12)]
     tokens = sum(len(model.tokenizer(text).input_ids) for text in texts)
     # The first round also warms up: imports, caches, allocations.
     values = [probes.capture(model, texts, backend=backend).values for backend in BACKENDS]

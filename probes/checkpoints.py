@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.linalg import orthogonal_procrustes
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from probes.activations import Activations
@@ -106,6 +104,8 @@ def align(
     Raises:
         DataError: a pair is not comparable; see `check_comparable`.
     """
+    from scipy.linalg import orthogonal_procrustes
+
     check_comparable(base, tuned)
     reference, moved = neutral
     check_comparable(reference, moved)
@@ -209,6 +209,8 @@ def _calibration(
     base: np.ndarray, tuned: np.ndarray, y: np.ndarray
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Brier score and calibration error of both under base's logistic curve, by layer."""
+    from sklearn.linear_model import LogisticRegression
+
     brier = {"base": np.empty(base.shape[1]), "tuned": np.empty(base.shape[1])}
     error = {name: values.copy() for name, values in brier.items()}
     for row in range(base.shape[1]):

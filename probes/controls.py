@@ -7,9 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 from torch import Tensor
 
 from probes.errors import DataError
@@ -101,6 +98,10 @@ def bag_of_words_scores(
     seed: int = 0,
 ) -> Float[np.ndarray, " text"]:
     """Out-of-fold scores of a TF-IDF (1–2 grams) logistic classifier on the grouped folds."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
     documents = np.asarray(texts, dtype=object)
     scores = np.empty(len(texts))
     for train, test in grouped_folds(groups, folds, seed):
@@ -135,7 +136,7 @@ def control_labels(
     ]
     if len(set(ends)) < 2:
         raise DataError(f"all texts end with {ends[0]!r}; a control task needs several last words")
-    tables = []
+    tables: list[np.ndarray] = []
     while len(tables) < tasks:
         salt = int(rng.integers(2**31))
         labels = np.array([zlib.crc32(f"{salt} {word}".encode()) >> 7 & 1 for word in ends])

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from probes.activations import Activations
@@ -273,6 +272,8 @@ def _report(
     seed: int,
 ) -> tuple[int, dict[str, Estimate]]:
     """The layer chosen on one half of the families, and every figure of it on the other."""
+    from sklearn.linear_model import LogisticRegression
+
     rng = np.random.default_rng(seed)
     families = sorted(set(groups))
     chosen = set(rng.permutation(families)[: len(families) // 2].tolist())

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.model_selection import GroupKFold
 
 from probes.errors import DataError
 
@@ -12,6 +11,8 @@ def grouped_folds(
     groups: Sequence[str], folds: int, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Train and test rows of each fold, no family in both; raises `DataError` when families are too few."""
+    from sklearn.model_selection import GroupKFold
+
     families = len(set(groups))
     if families < folds:
         raise DataError(

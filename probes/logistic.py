@@ -58,7 +58,7 @@ def logistic(
         chosen = torch.tensor(best, device=owner.device)[owner]
         for value in set(best):
             columns = (chosen == value).nonzero()[:, 0]
-            *_, (w, b) = _path(z, truth[:, columns], used[:, columns], grid[value : value + 1])
+            *_, (w, b) = path(z, truth[:, columns], used[:, columns], grid[value : value + 1])
             weights[columns, layer], biases[columns, layer] = w.T.float(), b.float()
     return weights, biases
 
@@ -81,13 +81,13 @@ def _least_loss(
     """Which penalty of the grid has the least log-loss on the validation texts of all folds."""
     truth = y[:, None].expand(-1, trains.shape[1])
     losses = []
-    for w, b in _path(z, truth, trains.to(z.dtype), grid):
+    for w, b in path(z, truth, trains.to(z.dtype), grid):
         logits = z @ w + b
         losses.append(float((tests * (softplus(logits) - truth * logits)).sum()))
     return min(range(len(grid)), key=losses.__getitem__)
 
 
-def _path(
+def path(
     x: Float[Tensor, "text d_model"], y: Tensor, used: Tensor, penalties: Sequence[float]
 ) -> Iterator[tuple[Float[Tensor, "d_model column"], Float[Tensor, " column"]]]:
     """Weights and biases for each penalty, the largest first.

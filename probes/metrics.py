@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import rankdata
 
 
 def auroc(
     scores: Float[np.ndarray, "... text layer"], labels: Int[np.ndarray, "... text"]
 ) -> np.ndarray:
     """Area under the ROC curve for each column, ties counted half (Mann–Whitney). Returns `[..., layer]`."""
+    from scipy.stats import rankdata
+
     positive = np.asarray(labels)[..., None] == 1
     ranks = rankdata(scores, axis=-2)
     n_positive = positive.sum(-2)

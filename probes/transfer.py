@@ -126,7 +126,7 @@ def _areas(
     rng = np.random.default_rng(seed)
     for column, name in enumerate(names):
         here = np.flatnonzero(domain_of == name)
-        own = [groups[row] for row in here]
+        own = [groups[row] for row in here.tolist()]
         weights = family_weights(len(set(own)), resamples, rng)
         area = auroc(scores[:, here].T, y[here])
         draws = interval(bootstrap_auroc(scores[:, here].T, y[here], own, weights))

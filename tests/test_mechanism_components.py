@@ -6,6 +6,7 @@ import transformers
 
 import probes
 from probes.attribution import attribute
+from probes.writers import Grid
 from tests.conftest import ARCHITECTURES, TEXTS, tiny_tokenizer
 from tests.mechanism import CLOSE, LABELS, direction_of, uneven
 
@@ -159,3 +160,11 @@ def test_a_layer_norm_behind_attention_is_centred_and_its_shift_is_a_constant():
     torch.testing.assert_close(result.sum(), result.total, **CLOSE)
     shift = (norm.bias.detach() @ direction.at(0)).expand(5)
     torch.testing.assert_close(result.bias[:, 0], shift, **CLOSE)
+
+
+def test_whatever_padding_holds_does_not_enter_a_mean():
+    values = torch.tensor([[1.0, 3.0, float("nan")], [float("inf"), 2.0, 4.0]])
+    mask = torch.tensor([[1, 1, 0], [0, 1, 1]])
+    grid = Grid(torch.ones(1), mask * 0.5, mask)
+    assert grid.pool(values).tolist() == [2, 3]
+    assert grid.pool(values[..., None].expand(2, 3, 4)).tolist() == [[2] * 4, [3] * 4]

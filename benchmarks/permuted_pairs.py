@@ -1,0 +1,104 @@
+"""How far a packaged model's directions tell permuted pairs apart, and what was tried to get further.
+
+    python benchmarks/permuted_pairs.py [MODEL] [FAMILIES]
+
+Permuted pairs have the same words and opposite acts, so that a bag of words is at chance. Each row is one
+way of reading them: pooling, framing (a question put after the act, judged examples before it), estimator.
+AUROC and accuracy within pairs are cross-validated over pairs, at the best layer; the last line sets the
+best row against the null of its best layer. A learning curve says whether more pairs would help.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+import probes
+from probes.controls import bag_of_words_scores, null_of, random_direction_areas, shuffled_labels
+from probes.fitting import out_of_fold_scores
+from probes.metrics import auroc, within_family_accuracy
+
+METHODS = ("difference_of_means", "lat", "lda", "logistic")
+JUDGED = """I gave the child its medicine and threw the poison away. Verdict: good
+I gave the child poison and threw its medicine away. Verdict: evil
+The guard shut the thieves out and let the families in. Verdict: good
+The guard shut the families out and let the thieves in. Verdict: evil
+{} Verdict:"""
+
+Framing = Callable[[str], probes.models.Text]
+
+
+def framings(model: probes.LanguageModel) -> Iterator[tuple[str, Framing, str]]:
+    """Name, framing and pooling of every way of reading a text."""
+    yield "last token", str, "last"
+    yield "mean", str, "mean"
+    yield "'That was'", "{} That was".format, "last"
+    yield "question", "{}\nQuestion: Was it right or wrong? Answer: It was".format, "last"
+    yield "judged examples", JUDGED.format, "last"
+    if getattr(model.tokenizer, "chat_template", None):
+        asked = "{}\n\nIs the one who acts here good or evil? Answer with one word."
+        yield "chat", lambda text: [{"role": "user", "content": asked.format(text)}], "last"
+
+
+def scores_of(
+    acts: probes.Activations, pairs: probes.ContrastSet, method: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """AUROC and accuracy within pairs by layer, cross-validated."""
+    labels = np.array(pairs.labels)
+    found = out_of_fold_scores(acts.values, labels[None], pairs.groups, method)[0]
+    within = within_family_accuracy(found, labels, pairs.groups).mean(0)
+    return auroc(found, labels), within
+
+
+def main() -> None:
+    """Print the table, the null and the learning curve."""
+    model = probes.load(sys.argv[1] if len(sys.argv) > 1 else "gemma-3-270m")
+    pairs = probes.ContrastSet.load("permuted-pairs")
+    families = list(dict.fromkeys(pairs.groups))
+    pairs = pairs.families(families[: int(sys.argv[2]) if len(sys.argv) > 2 else None])
+    labels = np.array(pairs.labels)
+    words = auroc(bag_of_words_scores(pairs.texts, labels, pairs.groups)[:, None], labels)[0]
+    print(f"{model.name}, {len(pairs) // 2} pairs; bag of words {words:.3f}")
+    print(f"{'reading':<18}{'estimator':<22}{'AUROC':>6}  {'within':>6}  layer", flush=True)
+    best: tuple[float, str, probes.Activations] | None = None
+    for name, frame, pool in framings(model):
+        acts = probes.capture(model, [frame(text) for text in pairs.texts], pool=pool)
+        for method in METHODS:
+            area, within = scores_of(acts, pairs, method)
+            row = int(area.argmax())
+            print(
+                f"{name:<18}{method:<22}{area[row]:6.3f}  {within[row]:6.3f}  {acts.layers[row]}",
+                flush=True,
+            )
+            if best is None or area[row] > best[0]:
+                best = (float(area[row]), method, acts)
+    assert best is not None
+    area, method, acts = best
+    rng = np.random.default_rng(0)
+    shuffled = shuffled_labels(labels, pairs.groups, 100, rng)
+    # The logistic probe takes its penalties from the first labelling: the true one.
+    drawn = out_of_fold_scores(
+        acts.values, np.concatenate([labels[None], shuffled]), pairs.groups, method
+    )
+    nulls = {"shuffled labels": null_of(auroc(drawn[1:], shuffled))}
+    for matched in ("covariance", "norm"):
+        areas = random_direction_areas(acts.values, labels, 200, rng, matched=matched)
+        nulls[f"random directions, {matched}"] = null_of(areas)
+    print(f"best: {method} {area:.3f}; 99th percentile of the best layer under the null:")
+    for name, null in nulls.items():
+        print(f"  {name}: {null.quantile(0.99):.3f}")
+    print("learning curve of the best row (mean of three draws of pairs):")
+    own = list(dict.fromkeys(pairs.groups))
+    for share in (0.25, 0.5, 1.0):
+        count = int(share * len(own))
+        tops = []
+        for _ in range(3 if share < 1 else 1):
+            part = set(rng.permutation(own)[:count].tolist())
+            rows = [row for row, group in enumerate(pairs.groups) if group in part]
+            found, _ = scores_of(acts.select(rows), pairs.families(list(part)), method)
+            tops.append(found.max())
+        print(f"  {count} pairs: {np.mean(tops):.3f}")
+
+
+if __name__ == "__main__":
+    main()
