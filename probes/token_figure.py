@@ -33,6 +33,7 @@ def figure(
 ) -> Figure:
     """See `TokenTrace.plot`; the figure belongs to no pyplot window and is freed with its last user."""
     drawn = panels(trace, layer, centre, scale, limit)
+    # "$" in a token is a dollar sign; texts take this setting when they are made, for good
     settings = {"font.family": ["DejaVu Sans"], "font.size": 9, "text.parse_math": False}
     with matplotlib.style.context(["default", settings]):
         picture = _draw(trace, drawn)
@@ -78,12 +79,12 @@ def _draw(trace: "TokenTrace", drawn: list[Panel]) -> Figure:
             axes.annotate(
                 text, (position, 0), (0, -4), xycoords=("data", "axes fraction"),
                 textcoords="offset points", rotation=90 if len(text) > 2 else 0,
-                va="top", ha="center", fontsize=8, parse_math=False,
+                va="top", ha="center", fontsize=8,
             )  # fmt: skip
     title = heading(trace, drawn[0]) if len(drawn) == 1 else f"Projections on {called(trace)}"
     for line, (text, size) in enumerate([(title, 10), (_remark(trace, drawn), 8)]):
         y = 1 - (0.2 + 0.2 * line) / height
-        picture.text(left / width, y, text, fontsize=size, va="center", parse_math=False)
+        picture.text(left / width, y, text, fontsize=size, va="center")
     return picture
 
 

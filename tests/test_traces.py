@@ -1,6 +1,7 @@
 """Token traces against captures and hooks by hand; their pictures against the numbers in them."""
 
 import copy
+import dataclasses
 import re
 import warnings
 from html.parser import HTMLParser
@@ -64,12 +65,10 @@ def test_a_chat_is_traced_as_rendered_and_bos_is_shown(llama):
     trace = trace_tokens(llama, [{"role": "user", "content": "Why 🦊?"}], direction)
     assert trace.rendered == "<s>[user] Why 🦊?\n[assistant]"
     assert trace.layers == (1,)
-    assert trace.tokens[0] == "<s>"
-    assert trace.tokens.count("🦊") == 4
+    assert (trace.tokens[0], trace.tokens.count("🦊"), trace.name) == ("<s>", 4, direction.name)
     assert trace.tokens == tuple(trace.rendered[a:b] for a, b in trace.offsets)
     hidden = by_hand(llama, trace.rendered.removeprefix("<s>"))[1]
     torch.testing.assert_close(trace.at(1), hidden @ direction.at(1), **TOLERANCE)
-    assert trace.name == direction.name
 
 
 def test_tokens_without_characters_go_by_their_own_name_and_bos_may_be_absent(llama):
@@ -157,7 +156,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        if tag not in ("meta", "br"):
+        if tag != "meta":
             self._in.append((tag, dict(attrs)))
         if tag == "span" and dict(attrs).get("class") != "ramp":
             self.spans.append({**dict(attrs), "text": ""})
@@ -271,8 +270,8 @@ def test_one_layer_is_bars_and_several_a_heat_map_of_the_same_numbers():
 
 
 def test_figures_leave_no_state_behind_and_dollar_signs_are_no_formulae(tmp_path):
-    text = "$x_1$ and $\\bad{ cost 日"
-    trace = trace_of(text, torch.ones(length(text), 1))
+    values = torch.ones(length("$5 日"), 1)
+    trace = dataclasses.replace(trace_of("$5 日", values), name="$\\bad{$")
     with matplotlib.rc_context({"font.size": 31}), warnings.catch_warnings():
         warnings.simplefilter("error")  # such as one for a sign that the font lacks
         for suffix, start in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
@@ -296,6 +295,5 @@ def test_files_are_whole_or_absent(tmp_path):
 
 def test_a_trace_too_long_for_a_figure_says_so():
     count, offsets = 20_000, tuple((k, k + 1) for k in range(20_000))
-    trace = TokenTrace(("a",) * count, offsets, "a" * count, (0,), torch.ones(count, 1))
     with pytest.raises(probes.DataError, match="20000 tokens at 1 layers are too many"):
-        trace.plot()
+        TokenTrace(("a",) * count, offsets, "a" * count, (0,), torch.ones(count, 1)).plot()

@@ -6,8 +6,9 @@ output of block N, counted from 0, at every token (`build_cvec` stands after the
 residual addition and before the final norm; read in the sources, and measured by
 tests/test_llama_cpp.py). So `direction.N` is our layer N: there is no shift.
 
-- `direction.0` does not exist for llama.cpp: it refuses a file that has one. repeng writes none by
-  default, though its own format allows it; we read it and do not write it.
+- `direction.0` does not exist for llama.cpp: it drops a file that has one, with a line in its log,
+  and may go on unsteered. repeng writes none by default, though its own format allows it; we read it
+  and do not write it.
 - repeng numbers as we do: its vector N comes from `hidden_states[N + 1]` and is added to the output
   of block N. Its vector of the last block was read after the final norm and is added before it.
 - `llama-cvector-generator` numbers the mean difference of block i's output `direction.(i + 1)`: it
@@ -69,7 +70,7 @@ def write_control_vector(
     if 0 in vectors:
         others = [layer for layer in vectors if layer != 0]
         raise LayerError(
-            f"direction {direction.name!r}: llama.cpp cannot steer layer 0 and refuses a file that has it; "
+            f"direction {direction.name!r}: llama.cpp cannot steer layer 0 and drops a file that has it; "
             + (f"pass layers={others}" if others else "choose a later layer")
         )
     with atomic_path(path) as temporary:
