@@ -1,6 +1,6 @@
 """The logistic probe at all layers, folds and penalties, against scikit-learn's in a loop.
 
-    python benchmarks/probes.py [TEXTS] [LAYERS] [WIDTH]
+    python benchmarks/logistic.py [TEXTS] [LAYERS] [WIDTH]
 
 Activations are drawn at random with the spectrum of a residual stream (variances falling as a power of
 their rank) and a planted concept, the same for both. Prints seconds, their ratio, and the largest
