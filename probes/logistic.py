@@ -2,8 +2,8 @@
 
 One fit is one column: a labelling and the rows it may learn from. The columns of a layer share every
 matrix product, and each penalty starts from the solution for the one above it. The solver is L-BFGS
-(Nocedal & Wright 2006, algorithm 7.4) that begins with the inverse of the curvature at zero weights,
-¼XᵀX + λI, instead of a multiple of the identity.
+(Nocedal & Wright 2006, algorithm 7.4) that begins with the inverse of the curvature at its starting
+point, averaged over the columns, instead of a multiple of the identity.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -113,23 +113,19 @@ class _Problem:
 
     def __init__(self, z: Tensor, y: Tensor, used: Tensor, spread: Tensor) -> None:
         self.z, self.y, self.used, self.spread = z, y, used, spread
-        # One scale and one share for all columns: they differ little, and this need not be exact.
+        # One scale for all columns: they differ little, and a preconditioner need not be exact.
         self.scaled = z / spread.mean(1)
-        self.share = float(used.mean()) / 4
-        self.wide = z.shape[1] > z.shape[0]
-        self.product = self.share * (
-            self.scaled @ self.scaled.T if self.wide else self.scaled.T @ self.scaled
-        )
+        nothing = z.new_zeros(z.shape[1] + 1, y.shape[1])
+        self.goal = TOLERANCE * self._slope(nothing, 0 * y, penalty=0.0).norm(dim=0)
 
     def minimise(self, point: Tensor, penalty: float) -> Tensor:
         """The minimiser `[d_model + 1, column]`, the bias last, from a starting point."""
-        solve = self._inverse_curvature(penalty)
-        goal = TOLERANCE * self._slope(torch.zeros_like(point), 0 * self.y, penalty).norm(dim=0)
         logits = self._logits(point)
+        solve = self._inverse_curvature(logits, penalty)
         slope, loss = self._slope(point, logits, penalty), self._loss(point, logits, penalty)
         memory: list[tuple[Tensor, Tensor, Tensor]] = []
         for _ in range(MAX_STEPS):
-            active = slope.norm(dim=0) > goal
+            active = slope.norm(dim=0) > self.goal
             if not active.any():
                 break
             step = -_two_loops(slope, memory, solve) * active
@@ -166,18 +162,23 @@ class _Problem:
         losses = self.used * (softplus(logits) - self.y * logits)
         return losses.sum(0) + penalty / 2 * point[:-1].square().sum(0)
 
-    def _inverse_curvature(self, penalty: float) -> Callable[[Tensor], Tensor]:
-        identity = torch.eye(len(self.product), dtype=self.z.dtype, device=self.z.device)
-        factor = torch.linalg.cholesky(self.product + penalty * identity)
-        inverse = torch.cholesky_inverse(factor)
+    def _inverse_curvature(self, logits: Tensor, penalty: float) -> Callable[[Tensor], Tensor]:
+        """The inverse of `XᵀDX + λI`, D the curvature of the log-loss at each text, averaged over columns."""
+        p = torch.sigmoid(logits)
+        curvature = (self.used * p * (1 - p)).mean(1).clamp_min(1e-6)
+        x = self.scaled * curvature.sqrt()[:, None]
+        wide = x.shape[1] > 2 * x.shape[0]  # then by way of the texts (Woodbury)
+        product = x @ x.T if wide else x.T @ x
+        product.diagonal().add_(penalty)
+        factor = torch.linalg.cholesky(product)
 
         def solve(v: Tensor) -> Tensor:
-            if self.wide:  # the same inverse by way of the texts (Woodbury)
-                seen = self.scaled.T @ (inverse @ (self.scaled @ v[:-1]))
-                weights = (v[:-1] - self.share * seen) / penalty
+            if wide:
+                seen = torch.cholesky_solve(x @ v[:-1], factor)
+                weights = (v[:-1] - x.T @ seen) / penalty
             else:
-                weights = inverse @ v[:-1]
-            return torch.cat([weights, v[-1:] / (len(self.z) * self.share)])
+                weights = torch.cholesky_solve(v[:-1], factor)
+            return torch.cat([weights, v[-1:] / curvature.sum()])
 
         return solve
 

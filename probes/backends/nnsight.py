@@ -151,7 +151,9 @@ def _shipped(
     """The blocks' outputs, in their order, from a trace that holds nothing but what a server knows."""
     import nnsight
 
-    path = list(sys.path)
+    path = list(
+        sys.path
+    )  # a rehearsal hides our modules and puts their paths back in another order
     try:
         with traced.trace(**inputs, use_cache=False, remote=remote) as tracer:
             outputs = nnsight.save([])
@@ -160,7 +162,5 @@ def _shipped(
                 outputs.append(output[0] if isinstance(output, tuple) else output)
             tracer.stop()
     finally:
-        sys.path[:] = (
-            path  # the rehearsal hides our modules and puts their paths back in another order
-        )
+        sys.path[:] = path
     return outputs

@@ -89,10 +89,8 @@ def named_errors(backend: str, model: LanguageModel, doing: str) -> Iterator[Non
     """
     try:
         yield
-    except (StorypriorError, MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:
-        if is_out_of_memory(error):
+        if isinstance(error, StorypriorError) or is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
