@@ -39,13 +39,11 @@ class Grid:
         pooling = self.pooling.to(values.device)
         return torch.einsum("bt,bt...->b...", pooling, torch.where(real, values, 0)).cpu()
 
-    def read(self, hidden: Float[Tensor, "text token d_model"]) -> Float[Tensor, " text"]:
-        """Pooled projection."""
-        return self.pool(hidden.float() @ self.unit.to(hidden.device))
-
 
 class _Write:
     """The way of one part's output into the stream: the norms it passes and the tensor it became.
+
+    The stream itself, before the block and after it, is held in the same way.
 
     `projection` and `square`, one figure per token, are taken at once: some blocks add to the tensor
     in place.
@@ -104,7 +102,7 @@ class BlockReader:
             {name: self._children[name] for name in _MLP if name in self._children},
             self._children,
         )
-        self._stream: Tensor | None = None
+        self._stream: _Write | None = None
         self._mixed: Tensor | None = None
         self._writes: dict[str, _Write] = {}
 
@@ -123,7 +121,8 @@ class BlockReader:
         keep(self.block.register_forward_hook(self._on_edited).remove)
 
     def _enter(self, module: Any, args: tuple, kwargs: dict) -> None:
-        self._stream = hidden_of(args[0] if args else kwargs["hidden_states"])
+        hidden = hidden_of(args[0] if args else kwargs.get("hidden_states"))
+        self._stream = _Write(hidden, self.grid.unit)
 
     def _on_projection(self, module: Any, args: tuple, output: Tensor) -> None:
         self._mixed = args[0]
@@ -143,7 +142,7 @@ class BlockReader:
             write.follow(module, args[0] if args else None, output)
 
     def _on_edited(self, module: Any, args: Any, output: Any) -> None:
-        self.after = self.grid.read(hidden_of(output))
+        self.after = self.grid.pool(_Write(hidden_of(output), self.grid.unit).projection)
 
     def _on_output(self, module: Any, args: Any, output: Any) -> None:
         out = hidden_of(output)
@@ -160,12 +159,13 @@ class BlockReader:
             )
         attention, mlp = self._writes["attention"], self._writes["mlp"]
         products, bias = self._products(mixed, attention, out)
-        self.before, self.out = self.grid.read(stream), self.grid.read(out)
+        left = _Write(out, self.grid.unit)
+        self.before, self.out = self.grid.pool(stream.projection), self.grid.pool(left.projection)
         self.mlp = self.grid.pool(mlp.projection.reshape(out.shape[:2]))
         self.bias = self.grid.pool(bias)
         self.heads = self.grid.pool(products.unflatten(-1, (self.n_heads, -1)).sum(-1))
         square = products.square().sum(-1)
-        for write in (attention, mlp, _Write(stream, self.grid.unit), _Write(out, self.grid.unit)):
+        for write in (stream, attention, mlp, left):
             square = square + write.square.reshape(out.shape[:2])
         self.size = self.grid.pool(square.sqrt())
         self._stream = self._mixed = None
