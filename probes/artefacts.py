@@ -13,7 +13,7 @@ from torch import Tensor
 from probes.errors import ArtefactError
 from probes.files import atomic_path
 
-FORMAT = 1
+FORMAT = 2
 
 
 def write_tensors(
@@ -21,14 +21,11 @@ def write_tensors(
 ) -> Path:
     """Write tensors atomically with `facts` (JSON values) and a checksum of the tensors in the metadata."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {
-        "storyprior": json.dumps(
-            {"kind": kind, "format": FORMAT, **facts}, sort_keys=True, allow_nan=False
-        ),
-        "sha256": _checksum(tensors),
-    }
+    described = {"kind": kind, "format": FORMAT, "sha256": _checksum(tensors), **facts}
+    # One entry: safetensors writes several in random order, and the same bytes are wanted each time.
+    entry = json.dumps(described, sort_keys=True, allow_nan=False)
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        save_file(tensors, temporary, metadata={"storyprior": entry})
     return Path(path)
 
 
@@ -51,16 +48,16 @@ def read_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor],
         ) from error
     try:
         facts = json.loads(metadata["storyprior"])
-        found, version = facts["kind"], facts["format"]
+        found, version, checksum = facts["kind"], facts["format"], facts.get("sha256")
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ArtefactError(
             f"{path} was not written by storyprior: its metadata lacks a description"
         ) from error
-    if found != kind or version > FORMAT:
+    if found != kind or version != FORMAT:
         raise ArtefactError(
             f"{path} holds {found!r} (format {version}); expected {kind!r} (format {FORMAT})"
         )
-    if metadata.get("sha256") != _checksum(tensors):
+    if checksum != _checksum(tensors):
         raise ArtefactError(
             f"{path} is corrupt: its tensors do not match their checksum; make it again"
         )

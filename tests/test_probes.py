@@ -228,6 +228,8 @@ def test_directions_and_activations_survive_the_disk(tmp_path):
     kept = probes.Activations.load(acts.save(tmp_path / "acts.safetensors"))
     assert torch.equal(kept.values, acts.values)
     torch.testing.assert_close(direction.vectors.norm(dim=-1), torch.ones(3))
+    files = [direction.save(tmp_path / f"again-{k}.safetensors").read_bytes() for k in range(8)]
+    assert len(set(files)) == 1
 
 
 def test_files_that_are_not_ours_are_refused(tmp_path):
