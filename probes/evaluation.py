@@ -147,7 +147,7 @@ def evaluate(
     resamples: int = 1000,
     permutations: int = 100,
     random_directions: int = 200,
-    halves: int = 10,
+    halves: int | None = None,
     seed: int = 0,
 ) -> Evaluation:
     """Evaluate a probe's method on held-out families.
@@ -169,7 +169,8 @@ def evaluate(
             classes); 0 for none. For the logistic probe each costs a fit at the penalties that the
             true labels chose.
         random_directions: in each of the two nulls of random directions; 0 for none.
-        halves: splits for the reliability, each two fits; 0 for none.
+        halves: splits for the reliability, each two fits; 0 for none. By default ten, and none for the
+            logistic probe, which chooses its penalties anew in every half.
         seed: of folds, halves, resamples, permutations and random directions.
 
     Raises:
@@ -177,6 +178,8 @@ def evaluate(
             neutral texts, or neutral texts that were measured otherwise.
     """
     y, groups = checked_labels(acts, labels, groups, probe.method)
+    if halves is None:
+        halves = 0 if probe.method == "logistic" else 10
     _check(acts, groups, texts, neutral, folds)
     rng = np.random.default_rng(seed)
     families = sorted(set(groups))

@@ -47,14 +47,7 @@ def logistic(
     folds = [_inner(rows[k], groups) for k in first] if len(grid) > 1 else []
     for layer in range(x.shape[1]):
         z = x[:, layer]
-        best = (
-            [
-                _least_loss(z, truth[:, k], trains, tests, grid)
-                for k, (trains, tests) in zip(first, folds, strict=True)
-            ]
-            if folds
-            else [0] * len(sets)
-        )
+        best = _least_losses(z, truth[:, first], folds, grid) if folds else [0] * len(sets)
         chosen = torch.tensor(best, device=owner.device)[owner]
         for value in set(best):
             columns = (chosen == value).nonzero()[:, 0]
@@ -75,16 +68,31 @@ def _inner(rows: Bool[Tensor, " text"], groups: Sequence[str]) -> tuple[Tensor, 
     return trains.to(rows.device), tests.to(rows.device)
 
 
-def _least_loss(
-    z: Tensor, y: Float[Tensor, " text"], trains: Tensor, tests: Tensor, grid: Sequence[float]
-) -> int:
-    """Which penalty of the grid has the least log-loss on the validation texts of all folds."""
-    truth = y[:, None].expand(-1, trains.shape[1])
-    losses = []
+def _least_losses(
+    z: Tensor,
+    y: Float[Tensor, "text set"],
+    folds: Sequence[tuple[Tensor, Tensor]],
+    grid: Sequence[float],
+) -> list[int]:
+    """For each training set the penalty with the least log-loss on its validation texts.
+
+    The search ends where two penalties in a row were worse than the best of every set.
+    """
+    trains = torch.cat([train for train, _ in folds], 1)
+    tests = torch.cat([test for _, test in folds], 1)
+    sizes = [train.shape[1] for train, _ in folds]
+    truth = y.repeat_interleave(torch.tensor(sizes, device=y.device), 1)
+    losses: list[list[float]] = []
     for w, b in path(z, truth, trains.to(z.dtype), grid):
         logits = z @ w + b
-        losses.append(float((tests * (softplus(logits) - truth * logits)).sum()))
-    return min(range(len(grid)), key=losses.__getitem__)
+        by_fold = (tests * (softplus(logits) - truth * logits)).sum(0)
+        losses.append([float(part.sum()) for part in by_fold.split(sizes)])
+        best = [
+            min(range(len(losses)), key=lambda k: losses[k][set_]) for set_ in range(len(folds))
+        ]
+        if max(best) < len(losses) - 2:
+            break
+    return best
 
 
 def path(
