@@ -1,5 +1,7 @@
 """The logit lens against finite differences through the model's own norm; norms with a frozen scale."""
 
+import sys
+
 import pytest
 import torch
 import transformers
@@ -8,8 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
 import probes
-from probes import logit_lens as lens_module
-from probes.logit_lens import final_norm, logit_lens, quoted
+from probes.logit_lens import _readable, final_norm, logit_lens, quoted
 from probes.norms import read_norm
 from tests.conftest import ARCHITECTURES, tiny_model
 from tests.mechanism import CLOSE, direction_of, hooks_of, uneven
@@ -99,7 +100,7 @@ def test_a_tokens_own_direction_raises_that_token(llama):
 
 def test_a_large_vocabulary_is_read_in_parts_and_half_precision_is_close(llama, monkeypatch):
     whole = logit_lens(llama, direction_of())
-    monkeypatch.setattr(lens_module, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(sys.modules["probes.logit_lens"], "_ROWS_AT_ONCE", 7)
     torch.testing.assert_close(logit_lens(llama, direction_of()).values, whole.values, **CLOSE)
     half = logit_lens(tiny_model("llama", dtype=torch.bfloat16), direction_of())
     assert half.compare(whole) > 0.999
@@ -154,4 +155,4 @@ def test_a_leading_space_that_a_decoder_drops_is_put_back():
     backend.decoder = decoders.Metaspace()
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
     assert tokenizer.decode([0]) == tokenizer.decode([1]) == "the"
-    assert [lens_module._readable(tokenizer, token) for token in (0, 1)] == [" the", "the"]
+    assert [_readable(tokenizer, token) for token in (0, 1)] == [" the", "the"]
