@@ -1,10 +1,10 @@
 """The logistic probe at all layers, folds and penalties, against scikit-learn's in a loop.
 
-    python benchmarks/logistic.py [TEXTS] [LAYERS] [WIDTH]
+    python benchmarks/logistic.py [MODEL] [SET]
 
-Activations are drawn at random with the spectrum of a residual stream (variances falling as a power of
-their rank) and a planted concept, the same for both. Prints seconds, their ratio, and the largest
-difference of AUROC at any layer and penalty.
+Both fit the same activations of a packaged model, in one process, with the same folds and penalties; the
+scaler is part of either fit. Prints seconds, their ratio, and the largest difference of AUROC at any layer
+and penalty.
 """
 
 import sys
@@ -16,25 +16,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import probes
 from probes.folds import grouped_folds
 from probes.logistic import PENALTIES, path
 from probes.metrics import auroc
 
 FOLDS = 5
-
-
-def activations(texts: int, layers: int, width: int) -> tuple[torch.Tensor, np.ndarray]:
-    """Pairs of texts whose shared content varies along correlated axes, and their labels."""
-    generator = torch.Generator().manual_seed(0)
-    spectrum = torch.arange(1, width + 1) ** -0.5
-    values = torch.empty(texts, layers, width)
-    labels = torch.arange(texts) % 2
-    for layer in range(layers):
-        mixing = torch.linalg.qr(torch.randn(width, width, generator=generator)).Q
-        content = torch.randn(texts, width, generator=generator) * spectrum
-        concept = torch.randn(width, generator=generator) * spectrum / width**0.5
-        values[:, layer] = (content + 2 * labels[:, None] * concept) @ mixing
-    return values, labels.numpy()
+MODEL, SET = "gemma-3-270m", "ai-villain-persona"
 
 
 def ours(values: torch.Tensor, labels: np.ndarray, folds: list) -> np.ndarray:
@@ -70,18 +58,24 @@ def theirs(values: torch.Tensor, labels: np.ndarray, folds: list) -> np.ndarray:
 
 def main() -> None:
     """Time both in one process and compare."""
-    sizes = [int(argument) for argument in sys.argv[1:]]
-    values, labels = activations(*(sizes + [1024, 6, 640][len(sizes) :]))
-    folds = grouped_folds([str(k // 2) for k in range(len(labels))], FOLDS, seed=0)
+    name, which = (sys.argv[1:] + [MODEL, SET][len(sys.argv) - 1 :])[:2]
+    pairs = probes.ContrastSet.load(which)
+    if "voice" in pairs.columns:
+        pairs = pairs.where("voice", "first")
+    values = probes.capture(probes.load(name), pairs.texts, pool="mean").values
+    labels = np.array(pairs.labels)
+    folds = grouped_folds(pairs.groups, FOLDS, seed=0)
+    print(f"{name}, {which}: texts, layers, d_model {tuple(values.shape)}", flush=True)
     seconds, areas = {}, {}
-    for name, way in (("ours", ours), ("scikit-learn", theirs)):
+    for way, fit in (("ours", ours), ("scikit-learn", theirs)):
         start = time.perf_counter()
-        scores = way(values, labels, folds)
-        seconds[name] = time.perf_counter() - start
-        areas[name] = np.stack([auroc(part, labels) for part in scores])
-        print(f"{name:<13}{seconds[name]:8.2f} s", flush=True)
+        scores = fit(values, labels, folds)
+        seconds[way] = time.perf_counter() - start
+        areas[way] = np.stack([auroc(part, labels) for part in scores])
+        print(f"{way:<13}{seconds[way]:8.2f} s", flush=True)
     print(f"ratio        {seconds['scikit-learn'] / seconds['ours']:8.1f}")
-    print(f"AUROC        {np.abs(areas['ours'] - areas['scikit-learn']).max():8.4f} apart at most")
+    apart = np.abs(areas["ours"] - areas["scikit-learn"])
+    print(f"AUROC        {apart.max():8.4f} apart at most")
 
 
 if __name__ == "__main__":
