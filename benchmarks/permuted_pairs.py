@@ -4,8 +4,9 @@
 
 Permuted pairs have the same words and opposite acts, so that a bag of words is at chance. Each row is one
 way of reading them: pooling, framing (a question put after the act, judged examples before it), estimator.
-AUROC and accuracy within pairs are cross-validated over pairs, at the best layer; the last line sets the
-best row against the null of its best layer. A learning curve says whether more pairs would help.
+AUROC and accuracy within pairs are cross-validated over pairs, at the best layer. The model's own verdict
+says what it could know; the best row is set against the null of its best layer, and a learning curve says
+whether more pairs would help.
 """
 
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 import probes
+from experiments.likelihood import continuation_likelihoods
 from probes.controls import bag_of_words_scores, null_of, random_direction_areas, shuffled_labels
 from probes.fitting import out_of_fold_scores
 from probes.metrics import auroc, within_family_accuracy
@@ -25,19 +27,45 @@ The guard shut the thieves out and let the families in. Verdict: good
 The guard shut the families out and let the thieves in. Verdict: evil
 {} Verdict:"""
 
+VERDICT = ("evil", "good")
 Framing = Callable[[str], probes.models.Text]
 
 
-def framings(model: probes.LanguageModel) -> Iterator[tuple[str, Framing, str]]:
+def readings(
+    model: probes.LanguageModel, pairs: probes.ContrastSet
+) -> Iterator[tuple[str, Framing, probes.pooling.Pool]]:
     """Name, framing and pooling of every way of reading a text."""
     yield "last token", str, "last"
     yield "mean", str, "mean"
+    yield "from difference", str, differences(pairs)
     yield "'That was'", "{} That was".format, "last"
+    yield "told twice", lambda text: f"{text} Again: {text}", probes.After("Again:")
     yield "question", "{}\nQuestion: Was it right or wrong? Answer: It was".format, "last"
     yield "judged examples", JUDGED.format, "last"
     if getattr(model.tokenizer, "chat_template", None):
         asked = "{}\n\nIs the one who acts here good or evil? Answer with one word."
         yield "chat", lambda text: [{"role": "user", "content": asked.format(text)}], "last"
+
+
+def differences(pairs: probes.ContrastSet) -> list[tuple[int, int]]:
+    """Of each text the characters from the first word that its pair does not share, to the end."""
+    texts: dict[str, list[str]] = {}
+    for group, text in zip(pairs.groups, pairs.texts, strict=True):
+        texts.setdefault(group, []).append(text)
+    starts = {}
+    for group, (one, other) in texts.items():
+        apart = next(k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+        starts[group] = one.rfind(" ", 0, apart) + 1
+    return [
+        (starts[group], len(text)) for group, text in zip(pairs.groups, pairs.texts, strict=True)
+    ]
+
+
+def own_verdicts(model: probes.LanguageModel, pairs: probes.ContrastSet) -> np.ndarray:
+    """`[text, 1]`: what the model itself would say after judged examples, log p(evil) − log p(good)."""
+    prompts = [JUDGED.format(text) for text in pairs.texts]
+    found = continuation_likelihoods(model, prompts, [VERDICT] * len(prompts))
+    return np.array([[evil.total - good.total] for evil, good in found])
 
 
 def scores_of(
@@ -60,8 +88,11 @@ def main() -> None:
     words = auroc(bag_of_words_scores(pairs.texts, labels, pairs.groups)[:, None], labels)[0]
     print(f"{model.name}, {len(pairs) // 2} pairs; bag of words {words:.3f}")
     print(f"{'reading':<18}{'estimator':<22}{'AUROC':>6}  {'within':>6}  layer", flush=True)
+    own = own_verdicts(model, pairs)
+    within = within_family_accuracy(own, labels, pairs.groups).mean()
+    print(f"{'its own verdict':<40}{auroc(own, labels)[0]:6.3f}  {within:6.3f}", flush=True)
     best: tuple[float, str, probes.Activations] | None = None
-    for name, frame, pool in framings(model):
+    for name, frame, pool in readings(model, pairs):
         acts = probes.capture(model, [frame(text) for text in pairs.texts], pool=pool)
         for method in METHODS:
             area, within = scores_of(acts, pairs, method)
@@ -88,12 +119,12 @@ def main() -> None:
     for name, null in nulls.items():
         print(f"  {name}: {null.quantile(0.99):.3f}")
     print("learning curve of the best row (mean of three draws of pairs):")
-    own = list(dict.fromkeys(pairs.groups))
+    families = list(dict.fromkeys(pairs.groups))
     for share in (0.25, 0.5, 1.0):
-        count = int(share * len(own))
+        count = int(share * len(families))
         tops = []
         for _ in range(3 if share < 1 else 1):
-            part = set(rng.permutation(own)[:count].tolist())
+            part = set(rng.permutation(families)[:count].tolist())
             rows = [row for row, group in enumerate(pairs.groups) if group in part]
             found, _ = scores_of(acts.select(rows), pairs.families(list(part)), method)
             tops.append(found.max())

@@ -5,12 +5,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.artefacts import read_tensors, write_tensors
 from probes.errors import ArtefactError, DataError, LayerError
-from probes.files import sha256_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +24,8 @@ class Activations:
             strengths are given.
         pool: how tokens became one vector.
         model: identity of the model they were captured from.
-        tokens: hash of the token ids that were read, so that checkpoints are compared on equal terms.
+        tokens: `[text]` or `None`, int64 hash of each text's token ids, so that checkpoints are compared
+            on equal terms.
     """
 
     values: Float[Tensor, "text layer d_model"]
@@ -33,7 +33,7 @@ class Activations:
     norms: Float[Tensor, " layer"] | None = None
     pool: str = ""
     model: str = ""
-    tokens: str = ""
+    tokens: Int[Tensor, " text"] | None = None
     _rows: dict[int, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -41,6 +41,10 @@ class Activations:
             raise DataError(
                 f"activations of shape {tuple(self.values.shape)} do not fit {len(self.layers)} layers; "
                 "expected [text, layer, d_model]"
+            )
+        if self.tokens is not None and self.tokens.shape != (len(self.values),):
+            raise DataError(
+                f"{self.tokens.numel()} token hashes do not fit {len(self.values)} texts; one each"
             )
         object.__setattr__(self, "_rows", {layer: row for row, layer in enumerate(self.layers)})
 
@@ -61,7 +65,7 @@ class Activations:
 
     def select(self, rows: "Tensor | list[int]") -> "Activations":
         """The same measurement for some of the texts."""
-        tokens = sha256_json([self.tokens, torch.as_tensor(rows).tolist()]) if self.tokens else ""
+        tokens = None if self.tokens is None else self.tokens[rows]
         return replace(self, values=self.values[rows], tokens=tokens)
 
     def check_finite(self) -> None:
@@ -77,14 +81,10 @@ class Activations:
     def save(self, path: str | os.PathLike) -> Path:
         """Write values and norms as safetensors, the rest as its metadata; atomic."""
         tensors = {"values": self.values.contiguous()}
-        if self.norms is not None:
-            tensors["norms"] = self.norms
-        facts = {
-            "layers": list(self.layers),
-            "pool": self.pool,
-            "model": self.model,
-            "tokens": self.tokens,
-        }
+        for name, tensor in (("norms", self.norms), ("tokens", self.tokens)):
+            if tensor is not None:
+                tensors[name] = tensor
+        facts = {"layers": list(self.layers), "pool": self.pool, "model": self.model}
         return write_tensors(path, "activations", tensors, facts)
 
     @classmethod
@@ -98,7 +98,7 @@ class Activations:
                 tensors.get("norms"),
                 facts["pool"],
                 facts["model"],
-                facts.get("tokens", ""),
+                tensors.get("tokens"),
             )
         except (KeyError, DataError) as error:
             raise ArtefactError(

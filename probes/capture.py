@@ -10,7 +10,6 @@ from probes.activations import Activations
 from probes.backends import Backend, Read, reader
 from probes.backends.protocol import is_out_of_memory
 from probes.errors import ModelError
-from probes.files import sha256_json
 from probes.layers import resolve_layers
 from probes.models import LanguageModel
 from probes.pooling import Pool, on_grid, past_the_first, pool_name, pooling_weights
@@ -77,7 +76,7 @@ def capture(
         norms.double().mean(0).float(),
         pool_name(pool),
         model.identity,
-        sha256_json([tokens.ids for tokens in encoded]),
+        torch.tensor([tokens.fingerprint for tokens in encoded]),
     )
 
 

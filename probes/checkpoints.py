@@ -69,14 +69,17 @@ def check_comparable(base: Activations, tuned: Activations) -> None:
         DataError: they differ in token ids (hence tokenizer, template or texts), pooling, layers or
             width, or do not say which tokens they were measured on.
     """
-    if not base.tokens or not tuned.tokens:
+    if base.tokens is None or tuned.tokens is None:
         raise DataError(
             "activations without a record of their tokens cannot be compared across checkpoints; capture them again"
         )
-    if base.tokens != tuned.tokens:
+    if len(base) != len(tuned):
+        raise DataError(f"{len(base)} and {len(tuned)} texts do not match; capture the same texts")
+    if (other := base.tokens != tuned.tokens).any():
         raise DataError(
-            "the checkpoints read other token ids: texts, chat template or tokenizer differ; "
-            "capture the same texts with one tokenizer"
+            f"the checkpoints read other token ids in {int(other.sum())} of {len(base)} texts, the first "
+            f"being text {int(other.nonzero()[0])}: texts, chat template or tokenizer differ; capture the "
+            "same texts with one tokenizer"
         )
     if base.values.shape != tuned.values.shape or base.layers != tuned.layers:
         raise DataError(

@@ -40,7 +40,7 @@ class Facts(_Record):
         pool: the pooling, with all that it is told.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     model: str
     dtype: str
     template: str
@@ -217,16 +217,18 @@ class StoredActivations:
         columns = torch.tensor([self.layers.index(layer) for layer in chosen], dtype=torch.long)
         picked = self._picked(rows)
         values = torch.empty(len(picked), len(chosen), self.d_model)
+        tokens = torch.empty(len(picked), dtype=torch.long)
         owner = picked // self.manifest.shard_texts
         order = owner.argsort(stable=True)
         shards, counts = owner[order].unique_consecutive(return_counts=True)
         for shard, places in zip(shards.tolist(), order.split(counts.tolist()), strict=True):
             local = picked[places] - self.manifest.rows_of(shard)[0]
-            with self._opened(shard) as stored:
+            with self._opened(shard) as (stored, hashes):
                 first, last = int(local.min()), int(local.max())
                 # A view of the mapped file: indexing it reads the pages of these rows and layers.
                 values[places] = stored[first : last + 1][(local - first)[:, None], columns]
-        return Activations(values, chosen, self.norms[columns], self.pool, self.model)
+                tokens[places] = hashes[local]
+        return Activations(values, chosen, self.norms[columns], self.pool, self.model, tokens)
 
     def batches(
         self, size: int, layers: int | Sequence[int] | None = None
@@ -254,8 +256,8 @@ class StoredActivations:
             ) from error
 
     @contextlib.contextmanager
-    def _opened(self, shard: int) -> Iterator[Any]:
-        """A shard's values `[text, layer, d_model]`, sliced lazily; verified the first time."""
+    def _opened(self, shard: int) -> Iterator[tuple[Any, Tensor]]:
+        """A shard's values `[text, layer, d_model]`, sliced lazily, and token hashes; verified the first time."""
         name = name_of(shard)
         path = self.folder / name
         start, stop = self.manifest.rows_of(shard)
@@ -274,7 +276,7 @@ class StoredActivations:
                         f"{path} holds values of shape {values.get_shape()}, not {shape}; delete it, "
                         f"then {_AGAIN}"
                     )
-                yield values
+                yield values, file.get_tensor("tokens")
         except (OSError, SafetensorError) as error:
             raise ArtefactError(
                 f"{path} cannot be read ({error}); delete it, then {_AGAIN}"

@@ -253,7 +253,8 @@ def _captured(
 
 def _with_shard(home: Path, manifest: Manifest, name: str, acts: Activations) -> Manifest:
     path = home / name
-    tensors = {"values": acts.values.contiguous(), "norms": _norms_of(acts)}
+    assert acts.tokens is not None  # `capture` always records them
+    tensors = {"values": acts.values.contiguous(), "norms": _norms_of(acts), "tokens": acts.tokens}
     # One entry only: safetensors writes several in random order, and shards are the same in every run.
     about = json.dumps({"kind": "activation shard", "key": manifest.key}, sort_keys=True)
     with atomic_path(path) as temporary:

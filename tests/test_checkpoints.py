@@ -18,7 +18,9 @@ def measured(change, *, size=3.0):
     acts, labels, groups, _ = planted(families=80, size=size)
     noise = torch.Generator().manual_seed(9)
     neutral = probes.Activations(torch.randn(300, 3, WIDTH, generator=noise), acts.layers)
-    base, neutral = (replace(found, tokens="ids", pool="last") for found in (acts, neutral))
+    base, neutral = (
+        replace(found, tokens=torch.arange(len(found)), pool="last") for found in (acts, neutral)
+    )
 
     def tuned(found):
         return replace(found, values=change(found.values), model="tuned")
@@ -79,9 +81,12 @@ def test_few_neutral_texts_leave_the_rest_where_it_is():
 def test_measurements_that_differ_in_more_than_weights_are_refused():
     (base, tuned), labels, groups, neutral = measured(lambda values: values.clone())
     probe = probes.fit(base, labels, groups=groups, method="difference_of_means")
+    other_ids = tuned.tokens.clone()
+    other_ids[3] += 1
     for other, message in (
-        (replace(tuned, tokens="other"), "other token ids"),
-        (replace(tuned, tokens=""), "without a record of their tokens"),
+        (replace(tuned, tokens=other_ids), "in 1 of .* the first being text 3"),
+        (tuned.select(list(range(len(tuned) - 1))), "texts do not match"),
+        (replace(tuned, tokens=None), "without a record of their tokens"),
         (replace(tuned, pool="mean"), "pooled by 'last'"),
         (replace(tuned, values=tuned.values[:, :2], layers=(0, 1), norms=None), "do not match"),
     ):
@@ -89,24 +94,26 @@ def test_measurements_that_differ_in_more_than_weights_are_refused():
             probes.across_checkpoints(probe, base, other, labels, groups=groups, neutral=neutral)
 
 
-def test_captured_activations_remember_their_tokens():
+def test_captured_activations_remember_their_tokens(tmp_path):
     model = tiny_model()
-    first = probes.capture(model, TEXTS)
-    assert first.tokens == probes.capture(tiny_model(seed=1), TEXTS, pool="mean").tokens
-    assert first.tokens != probes.capture(model, TEXTS[:-1]).tokens
-    assert (
-        first.tokens != probes.capture(model, [*TEXTS[:-1], "She laughed, then closed it."]).tokens
-    )
+    first = probes.capture(model, TEXTS).tokens
+    assert torch.equal(first, probes.capture(tiny_model(seed=1), TEXTS, pool="mean").tokens)
+    assert torch.equal(first[[2, 0]], probes.capture(model, TEXTS).select([2, 0]).tokens)
+    stored = probes.capture_to_disk(model, TEXTS, tmp_path, shard_texts=2)
+    assert torch.equal(first[1:].flip(0), stored.load(rows=range(len(TEXTS) - 1, 0, -1)).tokens)
+    longer = probes.capture(model, [*TEXTS[:-1], TEXTS[-1] + " Later, too."]).tokens
+    assert (first == longer).tolist() == [True] * (len(TEXTS) - 1) + [False]
     chats = [[{"role": "user", "content": text}] for text in TEXTS]
     templated = probes.capture(model, chats).tokens
     template = model.tokenizer.chat_template
     model.tokenizer.chat_template = template.replace("[{{", "<{{")
     try:
-        assert probes.capture(model, chats).tokens != templated
+        assert (probes.capture(model, chats).tokens != templated).all()
     finally:
         model.tokenizer.chat_template = template
 
 
 def test_the_record_of_tokens_survives_the_disk(tmp_path):
     acts = probes.capture(tiny_model(), TEXTS)
-    assert probes.Activations.load(acts.save(tmp_path / "a.safetensors")).tokens == acts.tokens
+    again = probes.Activations.load(acts.save(tmp_path / "a.safetensors"))
+    assert torch.equal(again.tokens, acts.tokens)

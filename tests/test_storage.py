@@ -204,7 +204,7 @@ def test_changing_anything_that_values_depend_on_misses(tmp_path):
         json.loads((tmp_path / keys["nothing"] / "manifest.json").read_text())["facts"]
     )
     assert facts.key == keys["nothing"]
-    numbers = {"format": 2, "rows": 16, "d_model": 33, "layers": (2, 1, 0)}
+    numbers = {"format": 3, "rows": 16, "d_model": 33, "layers": (2, 1, 0)}
     for name in Facts.model_fields:
         other = facts.model_copy(update={name: numbers.get(name, "other")})
         assert other.key != facts.key, name
