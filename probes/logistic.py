@@ -102,7 +102,8 @@ def path(
 
     `y` and `used` `[text, column]` say, as zeros and ones, what is to be predicted and learned from.
     """
-    centre = x.mean(0)
+    shares = used.sum(1)
+    centre = shares @ x / shares.sum()
     z = x - centre
     mean = z.T @ used / used.sum(0)
     spread = ((z.square().T @ used) / used.sum(0) - mean.square()).clamp_min(0).sqrt()

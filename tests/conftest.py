@@ -5,6 +5,7 @@ from functools import cache
 import pytest
 import torch
 import transformers
+from hypothesis import settings
 from jaxtyping import install_import_hook
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -18,6 +19,10 @@ with install_import_hook(CHECKED, "beartype.beartype"):
     import experiments.statistics  # noqa: F401
     import probes
     import steering  # noqa: F401
+
+# The same examples in every run, however slow the machine.
+settings.register_profile("steady", derandomize=True, deadline=None)
+settings.load_profile("steady")
 
 TEXTS = [
     "The ferry left early.",
