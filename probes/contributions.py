@@ -19,8 +19,8 @@ class Contributions:
     """One figure per component, in the units of the residual stream; positive is towards the concept.
 
     Attributes:
-        heads: `[layer, head]`, layers 0 to `layer`.
-        mlps: `[layer]`.
+        heads: `[layer, head]`, layers 0 to `layer`; a bias of values counts with the head.
+        mlps: `[layer]`, with their biases.
         bias: `[layer]`, constants of the attention's output projection and of norms behind it.
         edits: `[layer]`, what interventions or other hooks added after a block.
         embedding: `[]`, token embedding, with the positional one where there is one.
@@ -28,6 +28,7 @@ class Contributions:
         layer: the block after which the projection was taken.
         name: the direction.
         what: what the figures are of, e.g. "mean of 8 texts".
+        model: identity of the model; of a difference both, "a - b".
     """
 
     heads: Float[Tensor, "layer head"]
@@ -39,6 +40,7 @@ class Contributions:
     layer: int
     name: str = ""
     what: str = ""
+    model: str = ""
 
     def rows(self) -> list[tuple[str, float]]:
         """Every component and its contribution, the largest in size first; L3.H0 is head 0 of block 3."""
@@ -80,6 +82,7 @@ class Contributions:
             "direction": self.name,
             "layer": self.layer,
             "what": self.what,
+            "model": self.model,
             **{name: getattr(self, name).tolist() for name in tensors},
         }
 
@@ -88,12 +91,12 @@ class Contributions:
 class Attribution:
     """Contributions of every component to the projection of every text, in float32.
 
-    `a - b` of two checkpoints on the same texts is an `Attribution` too: what the second one's
-    components write less than the first one's.
+    In the units of the residual stream; positive is towards the concept. `tuned - base` of two
+    checkpoints on the same texts is an `Attribution` too.
 
     Attributes:
-        heads: `[text, layer, head]`, layers 0 to `layer`.
-        mlps: `[text, layer]`.
+        heads: `[text, layer, head]`, layers 0 to `layer`; a bias of values counts with the head.
+        mlps: `[text, layer]`, with their biases.
         bias: `[text, layer]`, constants of the attention's output projection and of norms behind it.
         edits: `[text, layer]`, what interventions or other hooks added after a block.
         embedding: `[text]`, token embedding, with the positional one where there is one.
@@ -102,7 +105,9 @@ class Attribution:
         name: the direction's name.
         pool: how tokens became one figure.
         model: identity of the model; of a difference both, "a - b".
-        tokens: hash of the token ids; attributions can be compared when it is the same.
+        tokens: hash of the token ids and of which were pooled; attributions can be compared when it
+            is the same.
+        is_difference: whether this is `a - b` of two others.
     """
 
     heads: Float[Tensor, "text layer head"]
@@ -116,6 +121,7 @@ class Attribution:
     pool: str = ""
     model: str = ""
     tokens: str = ""
+    is_difference: bool = False
 
     def __len__(self) -> int:
         return len(self.total)
@@ -149,17 +155,24 @@ class Attribution:
         )
 
     def __sub__(self, other: "Attribution") -> "Attribution":
+        """What each component writes in this model more than in the other, on the same tokens.
+
+        Attribute both along one direction, or the difference is also one of directions.
+
+        Raises:
+            DataError: they differ in layer, pooling, number of heads, token ids or pooled tokens.
+        """
         if not isinstance(other, Attribution):
             return NotImplemented
-        if self.tokens != other.tokens:
-            raise DataError(
-                "the attributions are of different texts, or of tokenizers that cut them differently; "
-                "attribute the same texts in both checkpoints"
-            )
         ours, theirs = ((a.layer, a.pool, a.heads.shape[1:]) for a in (self, other))
         if ours != theirs:
             raise DataError(
                 f"the attributions differ in layer, pooling or number of heads: {ours} and {theirs}"
+            )
+        if self.tokens != other.tokens:
+            raise DataError(
+                "the attributions are of different texts or ranges, or of tokenizers that cut them "
+                "differently; attribute the same texts in both checkpoints"
             )
         tensors = ("heads", "mlps", "bias", "edits", "embedding", "total")
         name = self.name if self.name == other.name else f"{self.name} - {other.name}"
@@ -168,6 +181,7 @@ class Attribution:
             **{key: getattr(self, key) - getattr(other, key) for key in tensors},
             name=name,
             model=f"{self.model} - {other.model}",
+            is_difference=True,
         )
 
     def __str__(self) -> str:
@@ -186,5 +200,6 @@ class Attribution:
             total=over_texts(self.total),
             layer=self.layer,
             name=self.name,
-            what=what,
+            what=f"{what}, one model minus the other" if self.is_difference else what,
+            model=self.model,
         )

@@ -49,6 +49,7 @@ def evaluation_by_layer(found: Evaluation) -> "Figure":
         ylabel="AUROC, or accuracy within pairs",
         title=f"{found.method}, {found.families} families",
     )
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return figure
 

@@ -30,7 +30,8 @@ class LogitLens:
         values: `[token]`, the logit change of every token of the tokenizer; their mean is zero.
         layer: the layer whose vector was read.
         name: the direction's name.
-        model: identity of the model.
+        model: identity of the model; of a difference both, "a - b".
+        is_difference: whether this is `a - b` of two others.
     """
 
     tokens: tuple[str, ...]
@@ -39,6 +40,7 @@ class LogitLens:
     layer: int
     name: str = ""
     model: str = ""
+    is_difference: bool = False
     _tokenizer: Any = field(default=None, repr=False, compare=False)
 
     @property
@@ -57,7 +59,7 @@ class LogitLens:
         """Correlation over the vocabulary with another reading: 1 where the two move all tokens alike.
 
         Raises:
-            DataError: the vocabularies differ in size.
+            DataError: the vocabularies differ.
         """
         self._check_same(other)
         return float(torch.corrcoef(torch.stack([self.values, other.values]).double())[0, 1])
@@ -66,16 +68,28 @@ class LogitLens:
         """The tokens that this reading raises more, and less, than the other one.
 
         Raises:
-            DataError: the vocabularies differ in size.
+            DataError: the vocabularies or the layers differ.
         """
         if not isinstance(other, LogitLens):
             return NotImplemented
         self._check_same(other)
+        if self.layer != other.layer:
+            raise DataError(
+                f"the readings are of layers {self.layer} and {other.layer}; subtract those of one layer"
+            )
         values = self.values - other.values
         tokens, changes = _extremes(values, len(self.tokens) // 2, self._tokenizer)
         name = self.name if self.name == other.name else f"{self.name} - {other.name}"
         model = f"{self.model} - {other.model}"
-        return replace(self, tokens=tokens, changes=changes, values=values, name=name, model=model)
+        return replace(
+            self,
+            tokens=tokens,
+            changes=changes,
+            values=values,
+            name=name,
+            model=model,
+            is_difference=True,
+        )
 
     def _check_same(self, other: "LogitLens") -> None:
         if self.values.shape != other.values.shape:
@@ -83,10 +97,20 @@ class LogitLens:
                 f"the readings are over {len(self.values)} and {len(other.values)} tokens; compare "
                 "checkpoints that share a tokenizer"
             )
+        if _vocabulary(self._tokenizer) != _vocabulary(other._tokenizer):
+            raise DataError(
+                f"the readings are over {len(self.values)} tokens each, but not the same ones; compare "
+                "checkpoints that share a tokenizer"
+            )
+
+    @property
+    def what(self) -> str:
+        """What was read, for headings."""
+        models = ", one model minus the other" if self.is_difference else ""
+        return f"{self.name or 'direction'} of layer {self.layer}{models}"
 
     def __str__(self) -> str:
-        head = f"{self.name or 'direction'} of layer {self.layer}, logits per unit of strength"
-        lines = [head, f"  {'raised':<28}lowered"]
+        lines = [f"{self.what}, logits per unit of strength", f"  {'raised':<28}lowered"]
         for up, down in list(zip(self.raised, self.lowered, strict=True))[:_SHOWN]:
             left, right = (f"{quoted(token):<18}{change:+8.3g}" for token, change in (up, down))
             lines.append(f"  {left}  {right}")
@@ -97,6 +121,8 @@ class LogitLens:
         return {
             "direction": self.name,
             "layer": self.layer,
+            "what": self.what,
+            "model": self.model,
             "unit": "logits per unit of strength",
             "raised": [[token, change] for token, change in self.raised],
             "lowered": [[token, change] for token, change in self.lowered],
@@ -132,7 +158,7 @@ def logit_lens(
     Raises:
         DataError: the direction has another width, or `top` is less than 1 or over half the tokens.
         LayerError: the layer is out of range, the direction lacks it, or none is selected.
-        ModelError: the final norm or the unembedding is not one that can be read.
+        ModelError: the final norm or the unembedding is not one that can be read, or not in memory.
     """
     layer = direction.selected_layer if layer is None else layer
     (layer,) = resolve_layers((layer,), model.n_layers)
@@ -155,7 +181,13 @@ def logit_lens(
         raise ModelError(f"the unembedding or the final norm of {model.name} is not finite")
     tokens, changes = _extremes(values, top, model.tokenizer)
     return LogitLens(
-        tokens, changes, values, layer, direction.name, model.identity, model.tokenizer
+        tokens,
+        changes,
+        values,
+        layer,
+        direction.name,
+        model.identity,
+        _tokenizer=model.tokenizer,
     )
 
 
@@ -197,7 +229,15 @@ def _unembedding(model: LanguageModel) -> Tensor:
             f"the unembedding of {model.name} is a {type(head).__name__}, not a linear layer of width "
             f"{model.d_model}; merge an adapter on it first"
         )
+    if head.weight.is_meta:
+        raise ModelError(
+            f"the unembedding of {model.name} is not in memory; load the model without offloading"
+        )
     return head.weight.detach()
+
+
+def _vocabulary(tokenizer: Any) -> dict[str, int] | None:
+    return None if tokenizer is None else tokenizer.get_vocab()
 
 
 def _extremes(values: Tensor, top: int, tokenizer: Any) -> tuple[tuple[str, ...], Tensor]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,9 +94,7 @@ def component_map(contributions: Contributions, *, title: str = "") -> "Figure":
         bar = figure.colorbar(images[0], ax=panels, extend=ends, extendfrac=0.03, aspect=30)
         bar.set_label(f"contribution to {contributions.projection}\n(units of the residual stream)")
         bar.outline.set(linewidth=0)  # type: ignore[operator]
-        figure.suptitle(
-            title or f"After block {contributions.layer}: {contributions.what}", fontsize=9
-        )
+        _head(figure, title or f"After block {contributions.layer}: {contributions.what}")
     return figure
 
 
@@ -122,7 +121,7 @@ def lens_bars(lens: LogitLens, *, top: int = 10, title: str = "") -> "Figure":
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("logit change (logits per unit of strength)")
-        figure.suptitle(title or f"{lens.name or 'direction'} of layer {lens.layer}", fontsize=9)
+        _head(figure, title or lens.what)
     return figure
 
 
@@ -196,6 +195,11 @@ def _style() -> Iterator[None]:
 
     with matplotlib.style.context(["default", _SETTINGS]):
         yield
+
+
+def _head(figure: "Figure", text: str) -> None:
+    """The figure's title, in as many lines as it needs."""
+    figure.suptitle(textwrap.fill(text, int(14 * figure.get_figwidth())), fontsize=9)
 
 
 def _new_figure(width: float, height: float) -> "Figure":

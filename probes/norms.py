@@ -58,8 +58,13 @@ def read_norm(module: nn.Module, width: int, device: torch.device | str = "cpu")
     what the layer does to a vector says both without a list of names.
 
     Raises:
-        ModelError: the module is no norm: it does not treat coordinates apart but for one scale.
+        ModelError: the module is no norm: it does not treat coordinates apart but for one scale; or
+            its weights are not in memory.
     """
+    if any(parameter.is_meta for parameter in module.parameters()):
+        raise ModelError(
+            f"the weights of a {type(module).__name__} are not in memory; load the model without offloading"
+        )
     signs = torch.ones(width, device=device)
     signs[1::2] = -1
     generator = torch.Generator().manual_seed(0)
@@ -86,4 +91,5 @@ def _in_float32(module: nn.Module) -> Any:
         name: None if value is None else nn.Parameter(value.detach().float(), requires_grad=False)
         for name, value in module._parameters.items()
     }
-    return lambda vector: clone.forward(vector[None, None])[0, 0].float()
+    # The class's forward: one that accelerate sets on an instance runs with the original's weights.
+    return lambda vector: type(clone).forward(clone, vector[None, None])[0, 0].float()

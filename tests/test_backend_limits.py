@@ -1,5 +1,6 @@
 """What backends refuse and what their errors say; measuring weights that only a server has."""
 
+import copy
 import subprocess
 import sys
 
@@ -111,6 +112,18 @@ def test_the_rehearsal_of_a_remote_trace_leaves_the_import_path_alone(llama, mon
     probes.capture(llama, TEXTS, backend=NNsight(remote="local"))
     assert sys.path == before
     assert modules <= set(sys.modules)
+
+
+@pytest.mark.parametrize("remote", [False, "local"])
+def test_a_tokenizer_stays_without_a_padding_token(llama, remote):
+    tokenizer = copy.deepcopy(llama.tokenizer)
+    tokenizer.pad_token = None
+    model = probes.wrap(llama.model, tokenizer)
+    tokenizer.padding_side = "right"
+    backends.reader(NNsight(remote), model)(batch_of(llama), [0], lambda layer, hidden: None)
+    assert tokenizer.pad_token is None
+    assert tokenizer.padding_side == "right"
+    assert "_persistent_id" not in vars(tokenizer)
 
 
 @pytest.fixture

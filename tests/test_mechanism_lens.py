@@ -1,5 +1,7 @@
 """The logit lens against finite differences through the model's own norm; norms with a frozen scale."""
 
+import copy
+import json
 import sys
 
 import pytest
@@ -126,6 +128,44 @@ def test_readings_of_two_checkpoints_are_compared(llama):
         one - logit_lens(smaller, direction_of())
     with pytest.raises(TypeError):
         one - 1
+    with pytest.raises(probes.DataError, match="layers 2 and 1"):
+        two - logit_lens(other, direction_of(), layer=1)
+
+
+def test_a_difference_of_readings_says_that_it_is_one(llama):
+    one, two = (logit_lens(tiny_model("llama", seed=k), direction_of()) for k in (0, 1))
+    heading = "villain of layer 2, one model minus the other"
+    assert str(two - one).startswith(f"{heading}, logits per unit")
+    assert (two - one).to_json()["what"] == heading
+    assert (two - one).to_json()["model"] == "llama-1 - llama-0"
+    assert str(one).startswith("villain of layer 2, logits per unit")
+
+
+def test_readings_over_other_tokens_are_not_compared(llama):
+    one = logit_lens(llama, direction_of())
+    same = probes.wrap(llama.model, copy.deepcopy(llama.tokenizer))
+    assert one.compare(logit_lens(same, direction_of())) == pytest.approx(1)
+    stored = json.loads(llama.tokenizer.backend_tokenizer.to_str())
+    words = stored["model"]["vocab"]
+    words["a"], words["b"] = words["b"], words["a"]
+    swapped = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(stored)), bos_token="<s>", pad_token="<pad>"
+    )
+    other = logit_lens(probes.wrap(llama.model, swapped), direction_of())
+    for compare in (one.compare, one.__sub__):
+        with pytest.raises(probes.DataError, match="not the same ones"):
+            compare(other)
+
+
+def test_a_norm_that_accelerate_placed_is_read_in_float32():
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+
+    norm = torch.nn.LayerNorm(8).to(torch.bfloat16)
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(0.5, 2, 8))
+    expected = read_norm(norm, 8).gain
+    add_hook_to_module(norm, AlignDevicesHook(execution_device="cpu"))
+    assert torch.equal(read_norm(norm, 8).gain, expected)
 
 
 @pytest.mark.parametrize("top", [0, 201, True, 1.5])

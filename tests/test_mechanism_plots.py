@@ -39,6 +39,29 @@ def test_the_component_map_shows_every_contribution(architecture, tmp_path):
     assert sorted(path.name for path in picture.parent.iterdir()) == ["map.json", "map.png"]
 
 
+def test_a_difference_of_checkpoints_is_drawn_as_one():
+    first, second = (tiny_model("llama", seed=seed) for seed in (0, 1))
+    a, b = (attribute(model, TEXTS, direction_of()) for model in (first, second))
+    figure = component_map((b - a).mean())
+    shown = torch.tensor(figure.axes[0].images[0].get_array())
+    torch.testing.assert_close(shown, b.mean().heads - a.mean().heads)
+    title = "After block 2: mean of 5 texts, one model minus the other"
+    assert figure.get_suptitle().split() == title.split()
+    bars = lens_bars(logit_lens(second, direction_of()) - logit_lens(first, direction_of()))
+    assert bars.get_suptitle() == "villain of layer 2, one model minus the other"
+
+
+@pytest.mark.parametrize("labels", [None, LABELS])
+def test_a_long_title_fits_into_the_figure(labels, llama):
+    result = attribute(llama, TEXTS, direction_of())
+    change = result - result
+    figure = component_map(change.mean() if labels is None else change.difference(labels))
+    figure.draw_without_rendering()
+    (title,) = [text for text in figure.texts if text.get_text() == figure.get_suptitle()]
+    box = title.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+
+
 def test_constants_and_edits_have_columns_where_there_are_any():
     model = uneven("gpt2")
     with steering.steer(model, steering.Add(direction_of(), strength=0.5)):

@@ -35,8 +35,8 @@ class Backend(Protocol):
     `reader` is called once for every capture, so that what has to be built around a model is built
     once; the function it returns is called once for every batch. It must pass `input_ids`,
     `attention_mask` and `position_ids` on as they are, visit layer i with the output of block i
-    before any final norm, leave nothing behind on the user's model, whatever is raised, and let an
-    exception of `visit` through.
+    before any final norm, leave nothing behind on the user's model, whatever is raised, and let our
+    errors and a lack of memory in `visit` through.
     """
 
     @property
