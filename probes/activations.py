@@ -24,8 +24,8 @@ class Activations:
             strengths are given.
         pool: how tokens became one vector.
         model: identity of the model they were captured from.
-        tokens: `[text]` or `None`, int64 hash of each text's token ids, so that checkpoints are compared
-            on equal terms.
+        tokens: `[text]` or `None`, int64 hash of each text's token ids and of those that were pooled, so that
+            checkpoints are compared on equal terms.
     """
 
     values: Float[Tensor, "text layer d_model"]
@@ -42,10 +42,16 @@ class Activations:
                 f"activations of shape {tuple(self.values.shape)} do not fit {len(self.layers)} layers; "
                 "expected [text, layer, d_model]"
             )
+        if self.norms is not None and self.norms.shape != (len(self.layers),):
+            raise DataError(
+                f"{self.norms.numel()} mean norms do not fit {len(self.layers)} layers; one each"
+            )
         if self.tokens is not None and self.tokens.shape != (len(self.values),):
             raise DataError(
                 f"{self.tokens.numel()} token hashes do not fit {len(self.values)} texts; one each"
             )
+        if self.values.dtype in (torch.float16, torch.bfloat16):  # sums over texts need more digits
+            object.__setattr__(self, "values", self.values.float())
         object.__setattr__(self, "_rows", {layer: row for row, layer in enumerate(self.layers)})
 
     def __len__(self) -> int:

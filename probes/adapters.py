@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from probes.errors import ModelError
-from probes.files import sha256_file, sha256_json
+from probes.files import read_json, sha256_file, sha256_json
 
 if TYPE_CHECKING:
     from probes.models import LanguageModel
@@ -103,8 +103,15 @@ def unchanged(model: Any) -> Iterator[None]:
 
 
 def identity_with(identity: str, adapter: str | os.PathLike) -> str:
-    """Identity of a model of this identity with the adapter on it."""
-    return sha256_json([identity, sha256_file(Path(adapter) / "adapter_model.safetensors")])
+    """Identity of a model of this identity with the adapter on it: its weights, and how they are applied."""
+    folder = Path(adapter)
+    config = read_json(folder / "adapter_config.json")
+    config.pop("base_model_name_or_path", None)  # where the base happened to lie
+    config = {  # PEFT writes sets as lists, in the order of the process
+        name: sorted(value, key=str) if isinstance(value, list) else value
+        for name, value in config.items()
+    }
+    return sha256_json([identity, config, sha256_file(folder / "adapter_model.safetensors")])
 
 
 def changes_anything(tensors: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from probes.errors import DataError, ModelError
 from probes.files import sha256_json
 from probes.layers import resolve_layers
 from probes.models import LanguageModel
-from probes.pooling import Pool, on_grid, pool_name, pooling_weights
+from probes.pooling import Pool, fingerprints, on_grid, pool_name, pooling_weights
 from probes.tokens import Text, encode, pad, pad_id_of
 from probes.writers import BlockReader, Grid
 
@@ -99,12 +99,7 @@ def attribute(
         name=direction.name,
         pool=pool_name(pool),
         model=model.identity,
-        tokens=sha256_json(
-            [
-                [list(tokens.ids), chosen.nonzero().flatten().tolist()]
-                for tokens, chosen in zip(encoded, weights, strict=True)
-            ]
-        ),
+        tokens=sha256_json(fingerprints(encoded, weights).tolist()),
     )
 
     def measure(rows: list[int]) -> None:

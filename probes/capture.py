@@ -12,7 +12,7 @@ from probes.backends.protocol import is_out_of_memory
 from probes.errors import ModelError
 from probes.layers import resolve_layers
 from probes.models import LanguageModel
-from probes.pooling import Pool, on_grid, past_the_first, pool_name, pooling_weights
+from probes.pooling import Pool, fingerprints, on_grid, past_the_first, pool_name, pooling_weights
 from probes.tokens import Text, TokenBatch, encode, length_sorted_batches, pad, pad_id_of
 
 
@@ -76,7 +76,7 @@ def capture(
         norms.double().mean(0).float(),
         pool_name(pool),
         model.identity,
-        torch.tensor([tokens.fingerprint for tokens in encoded]),
+        fingerprints(encoded, weights),
     )
 
 

@@ -66,8 +66,8 @@ def check_comparable(base: Activations, tuned: Activations) -> None:
     """Refuse two measurements whose difference could come from anything but the weights.
 
     Raises:
-        DataError: they differ in token ids (hence tokenizer, template or texts), pooling, layers or
-            width, or do not say which tokens they were measured on.
+        DataError: they differ in token ids (hence tokenizer, template or texts) or in those that were
+            pooled, in layers or width, or do not say which tokens they were measured on.
     """
     if base.tokens is None or tuned.tokens is None:
         raise DataError(
@@ -75,19 +75,19 @@ def check_comparable(base: Activations, tuned: Activations) -> None:
         )
     if len(base) != len(tuned):
         raise DataError(f"{len(base)} and {len(tuned)} texts do not match; capture the same texts")
+    if base.pool != tuned.pool:
+        raise DataError(f"one was pooled by {base.pool!r}, the other by {tuned.pool!r}; use one")
     if (other := base.tokens != tuned.tokens).any():
         raise DataError(
             f"the checkpoints read other token ids in {int(other.sum())} of {len(base)} texts, the first "
-            f"being text {int(other.nonzero()[0])}: texts, chat template or tokenizer differ; capture the "
-            "same texts with one tokenizer"
+            f"being text {int(other.nonzero()[0])}: texts, ranges, chat template or tokenizer differ; "
+            "capture the same texts with one tokenizer"
         )
     if base.values.shape != tuned.values.shape or base.layers != tuned.layers:
         raise DataError(
             f"activations of shape {tuple(base.values.shape)} and {tuple(tuned.values.shape)} at layers "
             f"{list(base.layers)} and {list(tuned.layers)} do not match; capture the same layers"
         )
-    if base.pool != tuned.pool:
-        raise DataError(f"one was pooled by {base.pool!r}, the other by {tuned.pool!r}; use one")
 
 
 def align(

@@ -1,6 +1,5 @@
 """Controls that every direction must face: nulls, floors, control tasks, reliability."""
 
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -47,19 +46,23 @@ def shuffled_labels(
 ) -> Int[np.ndarray, "permutation text"]:
     """Labellings that a null hypothesis of no concept makes equally likely.
 
-    Labels move inside their family if every family holds both classes (pairs, factorial cells), and
-    over the whole set otherwise.
+    Labels move inside a family that holds both classes (pairs, factorial cells). Families of one class
+    exchange it as wholes: their texts are alike, and labels drawn text by text would make a null far
+    narrower than the truth.
     """
     index = np.unique(np.asarray(groups), return_inverse=True)[1]
     sums, sizes = np.bincount(index, labels), np.bincount(index)
-    if not ((sums > 0) & (sums < sizes)).all():
-        return np.stack([rng.permutation(labels) for _ in range(permutations)])
+    single = np.flatnonzero((sums == 0) | (sums == sizes))
+    whole = np.isin(index, single)
     # Sorting random keys inside each family shuffles all families at once.
     by_family = np.argsort(index, kind="stable")
     shuffled = np.empty((permutations, len(labels)), dtype=labels.dtype)
     for row in shuffled:
         keys = np.lexsort((rng.random(len(labels)), index))
         row[by_family] = labels[keys]
+        classes = (sums > 0).astype(labels.dtype)
+        classes[single] = rng.permutation(classes[single])
+        row[whole] = classes[index[whole]]
     return shuffled
 
 
@@ -136,12 +139,12 @@ def control_labels(
     ]
     if len(set(ends)) < 2:
         raise DataError(f"all texts end with {ends[0]!r}; a control task needs several last words")
+    words, index = np.unique(ends, return_inverse=True)
     tables: list[np.ndarray] = []
     while len(tables) < tasks:
-        salt = int(rng.integers(2**31))
-        labels = np.array([zlib.crc32(f"{salt} {word}".encode()) >> 7 & 1 for word in ends])
+        labels = rng.integers(0, 2, len(words))
         if 0 < labels.sum() < len(labels):
-            tables.append(labels)
+            tables.append(labels[index])
     return np.stack(tables)
 
 

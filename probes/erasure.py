@@ -43,7 +43,12 @@ class Eraser:
         rows = [acts.row_of(layer) for layer in self.layers]
         values = acts.values[:, rows]
         read = torch.einsum("nld,ld->nl", values - self.means, self.readers)
-        return replace(acts, values=values - read[..., None] * self.directions, layers=self.layers)
+        return replace(
+            acts,
+            values=values - read[..., None] * self.directions,
+            layers=self.layers,
+            norms=None if acts.norms is None else acts.norms[rows],
+        )
 
 
 def fit_eraser(acts: Activations, labels: Labels) -> Eraser:

@@ -120,12 +120,17 @@ def _training_sets(rows: Bool[Tensor, "column text"]) -> Iterator[tuple[list[int
 
 
 def _means(x: Tensor, chosen: Bool[Tensor, "column text"]) -> Float[Tensor, "column layer d_model"]:
+    """In float64; summed about the mean of all texts, so that a massive coordinate costs no digits."""
+    centre = x.mean(0, dtype=torch.float64)
     shares = chosen.to(x.dtype)
-    return torch.einsum("cn,nld->cld", shares / shares.sum(-1, keepdim=True), x)
+    about = torch.einsum(
+        "cn,nld->cld", shares / shares.sum(-1, keepdim=True), x - centre.to(x.dtype)
+    )
+    return about + centre.to(x.dtype).double()
 
 
 def _halfway(weights: Tensor, ones: Tensor, zeros: Tensor) -> Weights:
-    return weights, -(weights * (ones + zeros) / 2).sum(-1)
+    return weights.float(), -(weights * (ones + zeros) / 2).sum(-1).float()
 
 
 def _ledoit_wolf(z: Float[Tensor, "layer text feature"], *, width: int) -> Tensor:

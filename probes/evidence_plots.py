@@ -16,6 +16,7 @@ def evaluation_by_layer(found: Evaluation) -> "Figure":
     best layer has to pass.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
@@ -49,7 +50,7 @@ def evaluation_by_layer(found: Evaluation) -> "Figure":
         ylabel="AUROC, or accuracy within pairs",
         title=f"{found.method}, {found.families} families",
     )
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return figure
 

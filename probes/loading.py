@@ -45,6 +45,8 @@ def load(
     dtype = resolve_dtype(dtype, device)
     source = materialise(ref)
     try:
+        commit = None if Path(source).is_dir() else _commit_of(str(source), revision)
+        revision = commit or revision
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, revision=revision, dtype=dtype, use_safetensors=True, output_loading_info=True
@@ -60,7 +62,7 @@ def load(
             f"{ref}: the weights do not fit {type(model).__name__}: {len(wrong)} tensors are missing or of another "
             f"shape (first: {wrong[0]}); get a complete copy"
         )
-    identity = _identity(source, getattr(model.config, "_commit_hash", None), dtype)
+    identity = _identity(source, commit, dtype)
     if adapter is not None:
         attach(model, adapter)
         identity = identity_with(identity, adapter)
@@ -119,6 +121,13 @@ def _why_unloadable(ref: Any, source: Any, error: Exception) -> str:
     )
 
 
+def _commit_of(ref: str, revision: str | None) -> str | None:
+    """The commit that a revision of a hub id stands for now; transformers 5 no longer keeps it."""
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    return extract_commit_hash(cached_file(ref, "config.json", revision=revision), None)
+
+
 def _identity(source: str | Path, commit: str | None, dtype: torch.dtype) -> str:
     folder = Path(source)
     if not folder.is_dir():
@@ -126,6 +135,10 @@ def _identity(source: str | Path, commit: str | None, dtype: torch.dtype) -> str
     marker = folder / "storyprior.json"
     if marker.exists():  # converted by us: the source file's hash stands for the weights
         return sha256_json([read_json(marker)["sha256"], str(dtype)])
-    kinds = ("*.safetensors", "config.json", "tokenizer*", "chat_template*")
-    paths = [path for kind in kinds for path in sorted(folder.glob(kind))]
+    kinds = (
+        *("*.safetensors", "config.json", "tokenizer*", "chat_template*"),
+        *("special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model"),
+    )
+    found = {path for kind in kinds for path in folder.glob(kind) if path.is_file()}
+    paths = sorted(found)
     return sha256_json([[sha256_file(path) for path in paths], str(dtype)])

@@ -6,11 +6,14 @@ range that starts at the word and not in one that ends at the space. A character
 tokens counts with all of them. BOS and tokens that stand for no characters never count.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from probes.errors import DataError
@@ -72,6 +75,15 @@ def pooling_weights(encoded: Sequence[Tokens], pool: Pool) -> list[Tensor]:
             )
         return [_uniform(_in_range(encoded[row], span, row)) for row, span in enumerate(spans)]
     return [_uniform(_chosen(tokens, pool, row)) for row, tokens in enumerate(encoded)]
+
+
+def fingerprints(encoded: Sequence[Tokens], weights: Sequence[Tensor]) -> Int[Tensor, " text"]:
+    """For each text a hash of its token ids and of which of them are pooled, the same in every process."""
+    found = []
+    for tokens, pooled in zip(encoded, weights, strict=True):
+        read = json.dumps([tokens.ids, pooled.nonzero()[:, 0].tolist()]).encode()
+        found.append(int.from_bytes(hashlib.sha256(read).digest()[:8], "little", signed=True))
+    return torch.tensor(found, dtype=torch.int64)
 
 
 def _chosen(tokens: Tokens, pool: str | After, row: int) -> list[bool]:

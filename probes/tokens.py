@@ -1,6 +1,5 @@
 """Texts and chats to token batches: the only place that knows templates, BOS, offsets and padding."""
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,12 +32,6 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    @property
-    def fingerprint(self) -> int:
-        """A hash of the ids as a signed 64-bit number, the same in every process."""
-        joined = ",".join(map(str, self.ids)).encode()
-        return int.from_bytes(hashlib.sha256(joined).digest()[:8], "little", signed=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,8 +78,8 @@ def transfer(
     y, groups = checked_labels(acts, labels, groups, probe.method)
     if len(domains) != len(acts):
         raise DataError(f"{len(domains)} domains were given for {len(acts)} texts; pass one each")
-    domain_of = np.asarray(domains)
-    names = tuple(dict.fromkeys(map(str, domains)))
+    domain_of = np.array([str(domain) for domain in domains])
+    names = tuple(dict.fromkeys(domain_of.tolist()))
     if len(names) < 2:
         raise DataError(f"all texts are of domain {names[0]!r}; transfer needs at least two")
     layer = probe.layer if layer is None else layer

@@ -121,6 +121,22 @@ def test_families_selects_whole_families(tmp_path):
     assert part.labels == (0, 0, 1, 1)
 
 
+def test_a_part_of_a_set_keeps_its_label_and_its_columns(tmp_path):
+    contrast = probes.ContrastSet.load(write(tmp_path / "set.jsonl", [FAMILY]))
+    part = contrast.by("deliberates").where("voice", "human", "quotation")
+    assert part.columns["voice"] == ("human",) * 4 + ("quotation",) * 4
+    assert part.label == "deliberates"
+    assert part.labels == (1, 0) * 4
+    again = part.where("voice", "quotation").by("villain:deliberates")
+    assert again.texts == contrast.where("voice", "quotation").texts
+    assert again.families(["attic"]).labels == (1, 0, 0, 1)
+
+
+def test_a_cell_that_a_family_fills_twice_is_named(tmp_path):
+    with pytest.raises(probes.DataError, match=r"family 'f1' has 2 texts in cell villain=1"):
+        probes.ContrastSet.load(write(tmp_path / "set.jsonl", [*rows(), rows()[7]]))
+
+
 def test_mistakes_in_a_file_name_file_line_and_field(tmp_path):
     path = tmp_path / "set.jsonl"
     with pytest.raises(

@@ -278,5 +278,15 @@ def test_a_label_that_activations_do_not_show_erases_nothing():
     torch.testing.assert_close(erased.values, acts.values)
     with pytest.raises(probes.DataError, match="width 4"):
         probes.fit_eraser(acts, [0, 1] * 4).apply(probes.Activations(torch.ones(2, 1, 5), (0,)))
+
+
+def test_what_is_erased_at_some_layers_keeps_their_norms():
+    generator = torch.Generator().manual_seed(0)
+    acts = probes.Activations(
+        torch.randn(8, 3, 4, generator=generator), (0, 1, 2), torch.tensor([1.0, 2.0, 3.0])
+    )
+    at_two = probes.fit_eraser(probes.Activations(acts.values[:, 2:], (2,)), [0, 1] * 4)
+    erased = at_two.apply(acts)
+    assert (erased.layers, erased.norms.tolist()) == ((2,), [3.0])
     with pytest.raises(probes.LayerError, match="layer 0 was not captured"):
         probes.fit_eraser(acts, [0, 1] * 4).apply(probes.Activations(torch.ones(2, 1, 4), (3,)))

@@ -5,7 +5,10 @@ import torch
 
 import probes
 import steering
-from tests.conftest import TEXTS
+from probes.attribution import attribute
+from probes.logit_lens import logit_lens
+from probes.tracing import trace_tokens
+from tests.conftest import TEXTS, tiny_model
 from tests.test_steering import all_equal, direction_for, logits
 
 
@@ -91,3 +94,45 @@ def test_nested_steering_unwinds_in_order(llama):
         with steering.steer(llama, add):
             assert not all_equal(once, logits(llama))
         assert all_equal(once, logits(llama))
+
+
+READERS = {
+    "capture": lambda model, direction: probes.capture(model, TEXTS),
+    "trace": lambda model, direction: trace_tokens(model, TEXTS[0], direction.at_layer(2)),
+    "attribute": lambda model, direction: attribute(model, TEXTS, direction, layer=2),
+    "lens": lambda model, direction: logit_lens(model, direction, layer=2),
+}
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2])
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_no_reading_leaves_a_hook_behind_when_a_block_fails(llama, read, broken):
+    """Hooks registered before the `try` outlive an error, and the next reading measures twice."""
+    direction = direction_for(llama)
+    handle = llama.blocks[1].mlp.register_forward_hook(lambda *_: None)  # the user's own
+    before, count = logits(llama), hook_count(llama)
+    llama.blocks[broken].forward = lambda *args, **options: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        read(llama, direction)
+    assert hook_count(llama) == count
+    del llama.blocks[broken].forward
+    assert all_equal(before, logits(llama))
+    read(llama, direction)
+    assert hook_count(llama) == count
+    assert handle.id in llama.blocks[1].mlp._forward_hooks
+
+
+def test_an_edit_reaches_blocks_that_return_a_tuple():
+    """Some versions of transformers return a tuple from a block; only its first entry may move."""
+    plain, wrapped = tiny_model("llama"), tiny_model("llama")
+    inner = wrapped.blocks[0].forward
+    wrapped.blocks[0].forward = lambda *args, **options: (inner(*args, **options), "beside it")
+    direction, rest = direction_for(plain, layer=0), []
+    with steering.steer(plain, steering.Add(direction, 0.5)):
+        expected = probes.capture(plain, TEXTS, layers=0)
+    with steering.steer(wrapped, steering.Add(direction, 0.5)):
+        wrapped.blocks[0].register_forward_hook(lambda module, args, output: rest.append(output[1]))
+        acts = probes.capture(wrapped, TEXTS, layers=0)  # deeper blocks would be fed the tuple
+    assert torch.equal(acts.values, expected.values)
+    assert not torch.allclose(acts.values, probes.capture(plain, TEXTS, layers=0).values)
+    assert rest == ["beside it"]

@@ -1,5 +1,7 @@
 """Faults of padding, pooling and special tokens that other tools had: see each test's name."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ import probes
 from probes.pooling import on_grid, pooling_weights
 from probes.tokens import Tokens, encode, pad
 from tests.conftest import TEXTS, tiny_model, tiny_tokenizer
+from tests.test_capture import by_hand
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "opt", "llama", "gpt_neox"])
@@ -128,3 +131,63 @@ def test_results_do_not_depend_on_the_batch(dtype):
     limit = 5e-5 if dtype == torch.float32 else 1e-2
     assert (one - many).norm() / one.norm() < limit
     assert one.dtype == torch.float32
+
+
+@pytest.mark.parametrize("container", [list, dict])
+def test_a_chat_is_read_alike_whatever_the_template_call_returns(monkeypatch, container):
+    """transformers 5 returns a mapping where 4 returned a list of ids; ours depends on neither."""
+    tokenizer = copy.deepcopy(tiny_tokenizer())
+    chat = [{"role": "user", "content": "The ferry left."}]
+    expected = encode(tokenizer, [chat])[0].ids
+    render = tokenizer.apply_chat_template
+
+    def either(messages, *, tokenize=True, **options):
+        text = render(messages, tokenize=False, **options)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return text if not tokenize else ids if container is list else {"input_ids": ids}
+
+    monkeypatch.setattr(tokenizer, "apply_chat_template", either)
+    assert encode(tokenizer, [chat])[0].ids == expected
+    assert expected == tuple(
+        tokenizer("<s>[user] The ferry left.\n[assistant]", add_special_tokens=False)["input_ids"]
+    )
+
+
+def test_no_limit_of_the_tokenizer_cuts_a_text_short():
+    """A tokenizer may come with a `max_length` of its own, far below the model's context."""
+    tokenizer = copy.deepcopy(tiny_tokenizer())
+    whole = encode(tokenizer, TEXTS)
+    tokenizer.backend_tokenizer.enable_truncation(3)
+    tokenizer.model_max_length = 3
+    assert encode(tokenizer, TEXTS) == whole
+    assert min(len(tokens) for tokens in whole) > 3
+    with pytest.raises(probes.DataError, match=r"text 1 has \d+ tokens .* holds 12"):
+        encode(tokenizer, TEXTS, max_length=12)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_means_of_a_bfloat16_stream_are_summed_in_float32(architecture):
+    """Summed in bfloat16, a mean over tokens is off in its third digit, which passes for noise."""
+    model = tiny_model(architecture, dtype=torch.bfloat16)
+    for text in TEXTS[1], TEXTS[3]:
+        inner = by_hand(model, text)[:, 1:].double()
+        acts = probes.capture(model, [text], pool="mean")
+        torch.testing.assert_close(acts.values[0].double(), inner.mean(1), rtol=1e-5, atol=1e-6)
+        norms = inner.norm(dim=-1).mean(-1)
+        torch.testing.assert_close(acts.norms.double(), norms, rtol=1e-5, atol=1e-6)
+
+
+def test_a_pad_token_that_is_eos_hides_no_eos_of_a_text(llama):
+    """Where padding is told by its id, the end of every text is taken for padding."""
+    tokenizer = copy.deepcopy(llama.tokenizer)
+    tokenizer.pad_token = tokenizer.eos_token
+    model = probes.wrap(llama.model, tokenizer)
+    texts = [f"{text}</s>" for text in TEXTS]
+    alone = [by_hand(model, text) for text in texts]
+    for pool, wanted in (
+        ("last", [hidden[:, -1] for hidden in alone]),
+        ("mean", [hidden[:, 1:].mean(1) for hidden in alone]),
+    ):
+        for side in ("left", "right"):
+            acts = probes.capture(model, texts, pool=pool, padding_side=side)
+            torch.testing.assert_close(acts.values, torch.stack(wanted), rtol=5e-4, atol=5e-5)
