@@ -32,7 +32,7 @@ class Grid:
     pooling: Float[Tensor, "text token"]
     mask: Int[Tensor, "text token"]
 
-    def pool(self, values: Float[Tensor, "text token *rest"]) -> Float[Tensor, "text *rest"]:
+    def pool(self, values: Float[Tensor, "text token ..."]) -> Float[Tensor, "text ..."]:
         """Weighted mean over real tokens, on the CPU; padding may hold anything, NaN included."""
         real = self.mask.to(values.device).bool()
         real = real.reshape(*real.shape, *[1] * (values.ndim - 2))
