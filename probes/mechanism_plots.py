@@ -176,7 +176,7 @@ def _frame() -> Any:
 
 def _write_clipped(axes: "Axes", values: np.ndarray, limit: float) -> None:
     for row, column in np.argwhere(np.abs(values) > limit):
-        figure = f"{values[row, column]:.2g}"
+        figure = f"{values[row, column]:.3g}"
         axes.text(column, row, figure, color=_PAPER, size=6, ha="center", va="center")
 
 
