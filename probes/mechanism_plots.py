@@ -176,7 +176,8 @@ def _frame() -> Any:
 
 def _write_clipped(axes: "Axes", values: np.ndarray, limit: float) -> None:
     for row, column in np.argwhere(np.abs(values) > limit):
-        figure = f"{values[row, column]:.3g}"
+        value = values[row, column]
+        figure = f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"
         axes.text(column, row, figure, color=_PAPER, size=6, ha="center", va="center")
 
 
