@@ -36,8 +36,8 @@ class Checkpoints:
         cosine: of base's and the tuned checkpoint's direction, each fitted on all texts.
         norm_drift: tuned over base, mean norm of the activations about their mean: above 1, equal
             projections are smaller shares of the whole.
-        brier, calibration_error: of the frozen reading, in log-odds that were calibrated on base, by
-            checkpoint ("base", "tuned"): what a threshold that was set on base is worth later.
+        brier, calibration_error: of the frozen reading, in log-odds that were calibrated on base's
+            other folds, by checkpoint ("base", "tuned"): what a threshold that was set on base is worth later.
     """
 
     layers: tuple[int, ...]
@@ -182,7 +182,7 @@ def across_checkpoints(
         area = auroc(found, y)
         bounds = interval(bootstrap_auroc(found, y, groups, drawn))
         areas[name] = Curve(area, *widened(area, bounds, folds))
-    brier, error = _calibration(scores["base"], scores["frozen"], y)
+    brier, error = _calibration(scores["base"], scores["frozen"], y, splits)
     return Checkpoints(
         layers=base.layers,
         auroc=areas,
@@ -209,17 +209,24 @@ def _scores(
 
 
 def _calibration(
-    base: np.ndarray, tuned: np.ndarray, y: np.ndarray
+    base: np.ndarray,
+    tuned: np.ndarray,
+    y: np.ndarray,
+    splits: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Brier score and calibration error of both under base's logistic curve, by layer."""
+    """Brier score and calibration error of both under base's logistic curve of the other folds, by layer."""
     from sklearn.linear_model import LogisticRegression
 
     brier = {"base": np.empty(base.shape[1]), "tuned": np.empty(base.shape[1])}
     error = {name: values.copy() for name, values in brier.items()}
     for row in range(base.shape[1]):
-        curve = LogisticRegression(C=np.inf).fit(base[:, [row]], y)
+        curves = [
+            LogisticRegression(C=np.inf).fit(base[train][:, [row]], y[train]) for train, _ in splits
+        ]
         for name, scores in (("base", base), ("tuned", tuned)):
-            probabilities = curve.predict_proba(scores[:, [row]])[:, 1]
+            probabilities = np.empty(len(y))
+            for curve, (_, test) in zip(curves, splits, strict=True):
+                probabilities[test] = curve.predict_proba(scores[test][:, [row]])[:, 1]
             brier[name][row] = np.mean((probabilities - y) ** 2)
             error[name][row] = calibration_error(probabilities, y, np.ones((1, len(y))))[0]
     return brier, error

@@ -324,12 +324,16 @@ def _report(
         calibration_error(probabilities, truth, weights[:, index]),
     )
     if neutral is not None:
-        threshold = np.quantile(probe.score(neutral).numpy(), 0.99)
-        positive = truth == 1
-        hits = (found[positive] > threshold).astype(float)
-        drawn = weights[:, index[positive]]
-        shares = drawn @ hits[:, 0] / np.where(drawn.sum(-1), drawn.sum(-1), np.nan)
-        report["TPR at 1 % FPR on neutral text"] = _estimate(hits.mean(), shares)
+        positive = found[truth == 1, 0]
+        reference = probe.score(neutral).numpy()
+        # The threshold is an estimate, too: every resample draws its neutral texts anew.
+        drawn = rng.choice(reference, (resamples, len(reference)))
+        hits = positive > np.quantile(drawn, 0.99, axis=1)[:, None]
+        counts = weights[:, index[truth == 1]]
+        shares = (counts * hits).sum(-1) / np.where(counts.sum(-1), counts.sum(-1), np.nan)
+        report["TPR at 1 % FPR on neutral text"] = _estimate(
+            (positive > np.quantile(reference, 0.99)).mean(), shares
+        )
     return layer, report
 
 

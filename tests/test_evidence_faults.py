@@ -151,6 +151,18 @@ def test_one_false_positive_in_a_hundred_is_counted_on_the_neutral_texts():
     assert found == {1: 1.0, 6: 0.0}
 
 
+def test_the_fewer_the_neutral_texts_the_less_sure_is_their_threshold():
+    acts, labels, groups, _ = planted(families=40, layers=1, size=3.0)
+    once = torch.randn(100, 1, 24, generator=torch.Generator().manual_seed(1))
+    widths = []
+    for values in (once, once.repeat(20, 1, 1)):
+        neutral = probes.Activations(values, (0,))
+        found = evaluated(acts, labels, groups, neutral=neutral).report
+        rate = found["TPR at 1 % FPR on neutral text"]
+        widths.append(rate.high - rate.low)
+    assert widths[0] > 1.15 * widths[1]  # equal, were the threshold taken for known
+
+
 def test_neutral_texts_must_be_many_and_measured_the_same_way():
     acts, labels, groups, _ = planted(families=20)
     few, other = (
