@@ -10,7 +10,8 @@ from probes.contributions import Attribution, Contributions
 from probes.directions import Direction, random_direction
 from probes.erasure import Eraser, fit_eraser
 from probes.errors import ArtefactError, DataError, LayerError, ModelError, StorypriorError
-from probes.evaluation import Curve, Estimate, Evaluation, evaluate
+from probes.evaluation import evaluate
+from probes.evidence import Curve, Estimate, Evaluation
 from probes.fitting import Probe, fit
 from probes.formats import read_direction
 from probes.loading import load

@@ -11,7 +11,7 @@ from torch import Tensor
 from probes.activations import Activations
 from probes.errors import DataError
 from probes.estimators import ESTIMATORS
-from probes.evaluation import Curve
+from probes.evidence import Curve
 from probes.fitting import FOLDS, Labels, Probe, checked_labels
 from probes.folds import grouped_folds
 from probes.metrics import (

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from probes.evaluation import Evaluation
+from probes.evidence import Evaluation
 from probes.transfer import Transfer
 
 if TYPE_CHECKING:

@@ -13,7 +13,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 # functions that users call are left out, since tests give them wrong types on purpose.
 CHECKED = [
     *("probes.activations", "probes.directions", "probes.estimators", "probes.fitting"),
-    *("probes.evaluation", "probes.metrics", "steering.operators", "experiments.statistics"),
+    *(
+        "probes.evaluation",
+        "probes.evidence",
+        "probes.metrics",
+        "steering.operators",
+        "experiments.statistics",
+    ),
 ]
 with install_import_hook(CHECKED, "beartype.beartype"):
     import experiments.statistics  # noqa: F401

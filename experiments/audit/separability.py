@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.audit.overlap import words
-from probes.evaluation import bag_of_words_scores
+from probes.controls import bag_of_words_scores
 from probes.metrics import auroc
 
 
