@@ -17,7 +17,8 @@ class Activations:
     """Pooled activations.
 
     Attributes:
-        values: `[text, layer, d_model]`, float32, on the CPU, in the order of the texts given.
+        values: `[text, layer, d_model]`, float32, in the order of the texts given; on the CPU, unless
+            `to` has moved them.
         layers: the block index of each entry of the layer axis.
         norms: `[layer]`, mean Euclidean norm of one token's residual vector (padding and the first
             token, BOS or not, left out; every text weighing the same): the unit in which steering
@@ -73,6 +74,10 @@ class Activations:
         """The same measurement for some of the texts."""
         tokens = None if self.tokens is None else self.tokens[rows]
         return replace(self, values=self.values[rows], tokens=tokens)
+
+    def to(self, device: str | torch.device) -> "Activations":
+        """The same with its values on another device, where estimators and evaluations then run."""
+        return replace(self, values=self.values.to(device))
 
     def check_finite(self) -> None:
         """Raise `DataError` naming the first text and layer that hold a NaN or an infinity."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probes.activations import Activations
 from probes.errors import DataError
-from probes.estimators import ESTIMATORS
+from probes.estimators import estimate
 from probes.evidence import Curve
 from probes.fitting import FOLDS, Labels, Probe, checked_labels
 from probes.folds import grouped_folds
@@ -114,8 +114,8 @@ def align(
     check_comparable(reference, moved)
     values = torch.empty_like(tuned.values)
     for row, layer in enumerate(tuned.layers):
-        target = reference.at(layer).double()
-        source = moved.at(layer).double()
+        target = reference.at(layer).double().cpu()
+        source = moved.at(layer).double().cpu()
         centre, origin = target.mean(0), source.mean(0)
         ridge = (target - centre).square().mean().sqrt() * (len(target) / 1000) ** 0.5
         anchor = ridge * torch.eye(target.shape[1], dtype=torch.float64)
@@ -123,7 +123,7 @@ def align(
             torch.cat([source - origin, anchor]).numpy(),
             torch.cat([target - centre, anchor]).numpy(),
         )
-        turned = (tuned.values[:, row].double() - origin) @ torch.from_numpy(rotation)
+        turned = (tuned.values[:, row].double().cpu() - origin) @ torch.from_numpy(rotation)
         values[:, row] = (turned + centre).float()
     return replace(tuned, values=values)
 
@@ -165,8 +165,8 @@ def across_checkpoints(
     for k, (_, test) in enumerate(splits):
         rows[k, test] = False
     truth = torch.from_numpy(y).expand(folds + 1, -1)
-    of_base = ESTIMATORS[probe.method](base.values, truth, rows, groups)
-    of_tuned = ESTIMATORS[probe.method](tuned.values, truth, rows, groups)
+    of_base = estimate(probe.method, base.values, truth, rows, groups)
+    of_tuned = estimate(probe.method, tuned.values, truth, rows, groups)
     scores = {
         name: _scores(values, weights, splits)
         for name, values, weights in (
@@ -186,7 +186,10 @@ def across_checkpoints(
     return Checkpoints(
         layers=base.layers,
         auroc=areas,
-        cosine=torch.cosine_similarity(of_base[0][-1], of_tuned[0][-1], dim=-1).double().numpy(),
+        cosine=torch.cosine_similarity(of_base[0][-1], of_tuned[0][-1], dim=-1)
+        .double()
+        .cpu()
+        .numpy(),
         norm_drift=(_mean_norm(tuned.values) / _mean_norm(base.values)).numpy(),
         brier=brier,
         calibration_error=error,
@@ -204,7 +207,7 @@ def _scores(
     scores = np.empty(values.shape[:2])
     for k, (_, test) in enumerate(splits):
         logits = torch.einsum("nld,ld->nl", values[test], w[k].to(values.dtype)) + b[k]
-        scores[test] = (logits / lengths[k]).numpy()
+        scores[test] = (logits / lengths[k]).cpu().numpy()
     return scores
 
 
@@ -233,4 +236,4 @@ def _calibration(
 
 
 def _mean_norm(values: Float[Tensor, "text layer d_model"]) -> Float[Tensor, " layer"]:
-    return (values.double() - values.double().mean(0)).norm(dim=-1).mean(0)
+    return (values.double() - values.double().mean(0)).norm(dim=-1).mean(0).cpu()

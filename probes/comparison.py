@@ -87,7 +87,7 @@ def compare(
         if acts is None:
             drawn = torch.randn(draws, a.d_model, generator=generator, dtype=torch.float64)
         else:
-            x = acts.at(layer).double()
+            x = acts.at(layer).double().cpu()
             weights = torch.randn(draws, len(x), generator=generator, dtype=torch.float64)
             drawn = weights @ (x - x.mean(0))
         null[:, row] = (torch.nn.functional.normalize(drawn, dim=-1) @ first[row]).numpy()

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.errors import DataError
-from probes.estimators import ESTIMATORS
+from probes.estimators import estimate
 from probes.fitting import FOLDS
 from probes.folds import grouped_folds
 from probes.metrics import auroc, interval
@@ -170,8 +170,8 @@ def split_half_reliability(
     if len(families) < 4:
         raise DataError(f"{len(families)} families cannot be split in halves; pass at least 4")
     rows = torch.from_numpy(np.stack(list(_halves(families, groups, splits, seed))))
-    weights, _ = ESTIMATORS[method](
-        values, torch.from_numpy(labels).expand(len(rows), -1), rows, groups
+    weights, _ = estimate(
+        method, values, torch.from_numpy(labels).expand(len(rows), -1), rows, groups
     )
     halves = torch.nn.functional.normalize(weights, dim=-1).unflatten(0, (splits, 2))
     rho = (halves[:, 0] * halves[:, 1]).sum(-1).double().mean(0).cpu().numpy()

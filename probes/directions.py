@@ -126,7 +126,8 @@ class Direction:
                 f"{acts.values.shape[-1]}; they come from another model"
             )
         rows = [acts.row_of(layer) for layer in self.layers]
-        return torch.einsum("tld,ld->tl", acts.values[:, rows], self.vectors)
+        values = acts.values[:, rows]
+        return torch.einsum("tld,ld->tl", values, self.vectors.to(values.device)).cpu()
 
     def at_layer(self, layer: int) -> "Direction":
         """The same direction with another selected layer."""

@@ -42,10 +42,13 @@ class Eraser:
             )
         rows = [acts.row_of(layer) for layer in self.layers]
         values = acts.values[:, rows]
-        read = torch.einsum("nld,ld->nl", values - self.means, self.readers)
+        directions, readers, means = (
+            part.to(values.device) for part in (self.directions, self.readers, self.means)
+        )
+        read = torch.einsum("nld,ld->nl", values - means, readers)
         return replace(
             acts,
-            values=values - read[..., None] * self.directions,
+            values=values - read[..., None] * directions,
             layers=self.layers,
             norms=None if acts.norms is None else acts.norms[rows],
         )
@@ -65,7 +68,7 @@ def fit_eraser(acts: Activations, labels: Labels) -> Eraser:
             are not finite.
     """
     y, _ = checked_labels(acts, labels, None, "difference_of_means")
-    x = acts.values.double().transpose(0, 1)
+    x = acts.values.cpu().double().transpose(0, 1)
     means = x.mean(1, keepdim=True)
     x = x - means
     z = torch.from_numpy(y).double()

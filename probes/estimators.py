@@ -168,3 +168,14 @@ ESTIMATORS: dict[str, Callable[..., Weights]] = {
     "lda": lda,
     "logistic": logistic,
 }
+
+
+def estimate(
+    method: str,
+    x: Float[Tensor, "text layer d_model"],
+    y: Int[Tensor, "column text"],
+    rows: Bool[Tensor, "column text"],
+    groups: Sequence[str],
+) -> Weights:
+    """The estimator of this name, run where the activations lie; labels and rows may lie elsewhere."""
+    return ESTIMATORS[method](x, y.to(x.device), rows.to(x.device), groups)

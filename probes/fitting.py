@@ -11,7 +11,7 @@ from torch import Tensor
 from probes.activations import Activations
 from probes.directions import Direction
 from probes.errors import DataError
-from probes.estimators import ESTIMATORS
+from probes.estimators import ESTIMATORS, estimate
 from probes.folds import grouped_folds
 from probes.metrics import auroc
 
@@ -84,7 +84,8 @@ def fit(
     """
     y, groups = checked_labels(acts, labels, groups, method)
     everything = torch.ones(1, len(y), dtype=torch.bool)
-    weights, biases = ESTIMATORS[method](acts.values, torch.from_numpy(y)[None], everything, groups)
+    weights, biases = estimate(method, acts.values, torch.from_numpy(y)[None], everything, groups)
+    weights, biases = weights.cpu(), biases.cpu()
     lengths = weights[0].norm(dim=-1)
     if layer is None:
         layer = acts.layers[0]
@@ -152,7 +153,8 @@ def out_of_fold_scores(
                 "a training fold holds one class only; spread the classes over more families"
             )
     # One column for each fold and labelling.
-    weights, biases = ESTIMATORS[method](
+    weights, biases = estimate(
+        method,
         values,
         torch.from_numpy(labels).repeat(len(splits), 1),
         rows.repeat_interleave(len(labels), 0),
@@ -163,5 +165,6 @@ def out_of_fold_scores(
     for k, (_, test) in enumerate(splits):
         fold = slice(k * len(labels), (k + 1) * len(labels))
         projected = torch.einsum("nld,pld->pnl", values[test], weights[fold].to(values.dtype))
-        scores[:, test] = ((projected + biases[fold, None]) / lengths[fold, None]).numpy()
+        distances = (projected + biases[fold, None]) / lengths[fold, None]
+        scores[:, test] = distances.cpu().numpy()
     return scores

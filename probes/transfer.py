@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from probes.activations import Activations
 from probes.errors import DataError
-from probes.estimators import ESTIMATORS
+from probes.estimators import estimate
 from probes.fitting import FOLDS, Labels, Probe, checked_labels
 from probes.folds import grouped_folds
 from probes.metrics import auroc, bootstrap_auroc, family_weights, interval, widened
@@ -95,7 +95,8 @@ def transfer(
                     f"domain {name!r} lacks a class in a training fold; give it more families"
                 )
             rows.append(used)
-    weights, biases = ESTIMATORS[probe.method](
+    weights, biases = estimate(
+        probe.method,
         values,
         torch.from_numpy(y).expand(len(rows), -1),
         torch.from_numpy(np.stack(rows)),
@@ -105,7 +106,7 @@ def transfer(
     for k, (_, test) in enumerate(splits):
         fold = slice(k * len(names), (k + 1) * len(names))
         projected = weights[fold, 0].to(values.dtype) @ values[test, 0].T + biases[fold]
-        scores[:, test] = (projected / lengths[fold, None]).numpy()
+        scores[:, test] = (projected / lengths[fold, None]).cpu().numpy()
     return Transfer(
         names, layer, *_areas(scores, y, groups, domain_of, names, folds, resamples, seed)
     )
