@@ -43,7 +43,8 @@ pictures: demo
 
 # The reference of every public name, and the gallery's pictures.
 docs: $(VENV)/model
-	$(BIN)/pdoc --docformat google --output-directory docs/reference probes steering
+	$(BIN)/pdoc --docformat google --output-directory docs/reference probes probes.formats \
+		probes.backends probes.evidence_plots probes.mechanism_plots steering
 	$(BIN)/python docs/gallery.py
 
 clean:
