@@ -75,8 +75,8 @@ def main() -> None:
     print(f"{model.name}, {len(families)} families", flush=True)
     rows = [row for row, voice in enumerate(pairs.columns["voice"]) if voice == VOICE]
     first = acts.select(rows)
-    cosines(pairs.where("voice", VOICE), first)
     own = pairs.where("voice", VOICE)
+    cosines(own, first)
     for method in METHODS:
         villain = probes.fit(first, own.labels, groups=own.groups, method=method)
         print(f"\n{method}, villain")

@@ -12,8 +12,7 @@ from probes.activations import Activations
 from probes.errors import DataError
 from probes.estimators import estimate
 from probes.evidence import Curve
-from probes.fitting import FOLDS, Labels, Probe, checked_labels
-from probes.folds import grouped_folds
+from probes.fitting import FOLDS, Labels, Probe, checked_labels, splits_of
 from probes.metrics import (
     auroc,
     bootstrap_auroc,
@@ -159,7 +158,7 @@ def across_checkpoints(
     aligned = align(tuned, base, neutral)
     y, groups = checked_labels(base, labels, groups, probe.method)
     checked_labels(tuned, labels, groups, probe.method)
-    splits = grouped_folds(groups, folds, seed)
+    splits = splits_of(y[None], groups, folds, seed)
     # The last column learns from all texts: it gives the directions whose cosine is reported.
     rows = torch.ones(folds + 1, len(y), dtype=torch.bool)
     for k, (_, test) in enumerate(splits):

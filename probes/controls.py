@@ -42,14 +42,21 @@ def null_of(areas: Float[np.ndarray, "draw layer"]) -> Null:
 
 
 def shuffled_labels(
-    labels: np.ndarray, groups: Sequence[str], permutations: int, rng: np.random.Generator
+    labels: np.ndarray,
+    groups: Sequence[str],
+    permutations: int,
+    rng: np.random.Generator,
+    *,
+    trains: Sequence[Int[np.ndarray, " row"]] = (),
 ) -> Int[np.ndarray, "permutation text"]:
     """Labellings that a null hypothesis of no concept makes equally likely.
 
     Labels move inside a family that holds both classes (pairs, factorial cells). Families of one class
     exchange it as wholes: their texts are alike, and labels drawn text by text would make a null far
-    narrower than the truth.
+    narrower than the truth. A labelling that leaves a training fold (its rows, in `trains`) with one
+    class, where the true labels do not, cannot be fitted and is drawn anew.
     """
+    trains = [train for train in trains if labels[train].min() < labels[train].max()]
     index = np.unique(np.asarray(groups), return_inverse=True)[1]
     sums, sizes = np.bincount(index, labels), np.bincount(index)
     single = np.flatnonzero((sums == 0) | (sums == sizes))
@@ -58,11 +65,14 @@ def shuffled_labels(
     by_family = np.argsort(index, kind="stable")
     shuffled = np.empty((permutations, len(labels)), dtype=labels.dtype)
     for row in shuffled:
-        keys = np.lexsort((rng.random(len(labels)), index))
-        row[by_family] = labels[keys]
-        classes = (sums > 0).astype(labels.dtype)
-        classes[single] = rng.permutation(classes[single])
-        row[whole] = classes[index[whole]]
+        while True:
+            keys = np.lexsort((rng.random(len(labels)), index))
+            row[by_family] = labels[keys]
+            classes = (sums > 0).astype(labels.dtype)
+            classes[single] = rng.permutation(classes[single])
+            row[whole] = classes[index[whole]]
+            if all(row[train].min() < row[train].max() for train in trains):
+                break
     return shuffled
 
 

@@ -20,6 +20,7 @@ from probes.controls import (
 from probes.errors import DataError
 from probes.evidence import Curve, Estimate, Evaluation
 from probes.fitting import FOLDS, Labels, Probe, checked_labels, fit, out_of_fold_scores
+from probes.folds import grouped_folds
 from probes.metrics import (
     auroc,
     bootstrap_auroc,
@@ -86,7 +87,8 @@ def evaluate(
     weights = family_weights(len(families), resamples, rng)
     labellings = [y[None]]
     if permutations:
-        labellings.append(shuffled_labels(y, groups, permutations, rng))
+        trains = [train for train, _ in grouped_folds(groups, folds, seed)]
+        labellings.append(shuffled_labels(y, groups, permutations, rng, trains=trains))
     all_scores = out_of_fold_scores(
         acts.values, np.concatenate(labellings), groups, probe.method, folds=folds, seed=seed
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.activations import Activations
@@ -130,6 +130,23 @@ def checked_labels(
     return y.astype(np.int64), groups
 
 
+def splits_of(
+    labels: Int[np.ndarray, "labelling text"], groups: Sequence[str], folds: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Training and test rows of grouped folds, every training part with both classes of every labelling.
+
+    Raises:
+        DataError: there are fewer families than folds, or a fold's training part lacks a class.
+    """
+    splits = grouped_folds(groups, folds, seed)
+    for train, _ in splits:
+        if (labels[:, train].min(1) == labels[:, train].max(1)).any():
+            raise DataError(
+                "a training fold holds one class only; spread the classes over more families"
+            )
+    return splits
+
+
 def out_of_fold_scores(
     values: Float[Tensor, "text layer d_model"],
     labels: np.ndarray,
@@ -144,14 +161,10 @@ def out_of_fold_scores(
     Raises:
         DataError: there are fewer families than folds, or a fold's training part lacks a class.
     """
-    splits = grouped_folds(groups, folds, seed)
+    splits = splits_of(labels, groups, folds, seed)
     rows = torch.zeros(len(splits), len(groups), dtype=torch.bool)
     for k, (train, _) in enumerate(splits):
         rows[k, train] = True
-        if (labels[:, train].min(1) == labels[:, train].max(1)).any():
-            raise DataError(
-                "a training fold holds one class only; spread the classes over more families"
-            )
     # One column for each fold and labelling.
     weights, biases = estimate(
         method,

@@ -153,3 +153,16 @@ def test_the_seed_decides_the_folds():
     assert any(
         len(a[1]) != len(b[1]) or (a[1] != b[1]).any() for a, b in zip(first, other, strict=True)
     )
+
+
+def test_few_families_of_one_class_can_be_evaluated_against_shuffled_labels():
+    """Three such families may fall into one fold, and what is left to learn from has one class."""
+    groups = [f"f{k // 4}" for k in range(48)]
+    labels = [int(k // 4 in (0, 3, 5)) for k in range(48)]
+    values = torch.randn(48, 1, 8, generator=torch.Generator().manual_seed(0))
+    acts = probes.Activations(values, (0,))
+    probe = probes.fit(acts, labels, groups=groups, method="difference_of_means")
+    found = probes.evaluate(
+        probe, acts, labels, groups=groups, folds=3, resamples=20, random_directions=0, halves=0
+    )
+    assert len(found.nulls["shuffled labels"].best) == 100
