@@ -192,6 +192,15 @@ def test_neutral_texts_and_layers_are_compared_and_both_checkpoints_are_looked_t
         probes.align(base, base, others)
 
 
+def test_a_training_fold_of_one_class_is_refused():
+    (base, tuned), labels, groups, neutral = measured(lambda values: values.clone())
+    probe = probes.fit(base, labels, groups=groups, method="difference_of_means")
+    # One family holds all of class 1; the folds that leave it out have nothing to learn from.
+    labels = [int(group == groups[0]) for group in groups]
+    with pytest.raises(probes.DataError, match="one class only"):
+        probes.across_checkpoints(probe, base, tuned, labels, groups=groups, neutral=neutral)
+
+
 def test_captured_activations_remember_their_tokens(tmp_path):
     model = tiny_model()
     first = probes.capture(model, TEXTS).tokens
