@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 import probes
 from probes.folds import grouped_folds
-from probes.logistic import PENALTIES, path
+from probes.logistic import PENALTIES, layers_at_once, path
 from probes.metrics import auroc
 
 FOLDS = 5
@@ -27,17 +27,17 @@ MODEL, SET = "gemma-3-270m", "ai-villain-persona"
 
 def ours(values: torch.Tensor, labels: np.ndarray, folds: list) -> np.ndarray:
     """Out-of-fold scores `[penalty, text, layer]`, the folds as columns of one fit."""
-    used = torch.ones(len(labels), len(folds))
+    used = torch.ones(len(folds), len(labels))
     for k, (_, test) in enumerate(folds):
-        used[test, k] = 0
-    truth = torch.from_numpy(labels).float()[:, None].expand(-1, len(folds))
+        used[k, test] = 0
+    truth = torch.from_numpy(labels).float().expand(len(folds), -1)
     scores = np.empty((len(PENALTIES), *values.shape[:2]))
-    for layer in range(values.shape[1]):
-        x = values[:, layer].contiguous()
+    for layers in layers_at_once(values, columns=len(folds)):
+        x = values[:, layers].transpose(0, 1).contiguous()
         for row, (w, b) in enumerate(path(x, truth, used, PENALTIES)):
-            found = (x @ w + b).numpy()
+            found = (w @ x.mT + b[..., None]).numpy()
             for k, (_, test) in enumerate(folds):
-                scores[row, test, layer] = found[test, k]
+                scores[row, test, layers] = found[:, k, test].T
     return scores
 
 

@@ -1,9 +1,9 @@
 """L2 logistic regression at every layer, for many training sets, labellings and penalties at once.
 
-One fit is one column: a labelling and the rows it may learn from. The columns of a layer share every
-matrix product, and each penalty starts from the solution for the one above it. The solver is L-BFGS
+One fit is one column: a labelling and the rows it may learn from. Columns share every matrix product,
+layers every call, and each penalty starts from the solution for the one above it. The solver is L-BFGS
 (Nocedal & Wright 2006, algorithm 7.4) that begins with the inverse of the curvature at its starting
-point, averaged over the columns, instead of a multiple of the identity.
+point, averaged over a layer's columns, instead of a multiple of the identity.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +22,7 @@ INNER_FOLDS = 5
 MEMORY = 6  # steps that L-BFGS remembers
 MAX_STEPS = 200
 TOLERANCE = 2e-4  # of the gradient's norm, as a share of its norm at zero weights
+AT_ONCE = {"cpu": 2**22, "cuda": 2**28}  # numbers held per matrix: as many layers as fit go together
 
 
 def logistic(
@@ -41,169 +42,206 @@ def logistic(
     grid = sorted(penalties, reverse=True)
     sets, owner = torch.unique(rows, dim=0, return_inverse=True)
     first = [int((owner == k).nonzero()[0]) for k in range(len(sets))]
-    truth, used = y.T.to(x.dtype), rows.T.to(x.dtype)
+    truth, used = y.to(x.dtype), rows.to(x.dtype)
     weights = x.new_empty(len(y), *x.shape[1:], dtype=torch.float32)
     biases = x.new_empty(len(y), x.shape[1], dtype=torch.float32)
     folds = [_inner(rows[k], groups) for k in first] if len(grid) > 1 else []
-    for layer in range(x.shape[1]):
-        z = x[:, layer]
-        best = _least_losses(z, truth[:, first], folds, grid) if folds else [0] * len(sets)
-        chosen = torch.tensor(best, device=owner.device)[owner]
-        for value in set(best):
-            columns = (chosen == value).nonzero()[:, 0]
-            *_, (w, b) = path(z, truth[:, columns], used[:, columns], grid[value : value + 1])
-            weights[columns, layer], biases[columns, layer] = w.T.float(), b.float()
+    for layers in layers_at_once(x, columns=max(len(y), INNER_FOLDS * len(folds))):
+        z = x[:, layers].transpose(0, 1).contiguous()
+        best = torch.zeros(len(z), len(sets), dtype=torch.long, device=z.device)
+        if folds:
+            best = _least_losses(z, truth[first], folds, grid)
+        chosen = best[:, owner]
+        for value in best.unique().tolist():
+            wanted = chosen == value
+            some, columns = wanted.any(1), wanted.any(0)
+            wanted = wanted[some][:, columns]
+            *_, (w, b) = path(
+                z[some], truth[columns], used[columns], grid[value : value + 1], wanted=wanted
+            )
+            layer, column = wanted.nonzero(as_tuple=True)
+            place = (
+                columns.nonzero()[column, 0],
+                some.nonzero()[layer, 0] + layers.start,
+            )
+            weights[place] = w[layer, column].float()
+            biases[place] = b[layer, column].float()
     return weights, biases
 
 
+def layers_at_once(x: Float[Tensor, "text layer d_model"], *, columns: int) -> Iterator[slice]:
+    """The layers in runs that are small enough to be solved together."""
+    texts, layers, width = x.shape
+    numbers = texts * width + MEMORY * width * columns
+    step = max(1, AT_ONCE.get(x.device.type, AT_ONCE["cuda"]) // numbers)
+    for start in range(0, layers, step):
+        yield slice(start, min(start + step, layers))
+
+
 def _inner(rows: Bool[Tensor, " text"], groups: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """The training and the validation texts of each inner fold, `[text, fold]` zeros and ones."""
+    """The training and the validation texts of each inner fold, `[fold, text]` zeros and ones."""
     inside = rows.nonzero()[:, 0].cpu()
     own = [groups[row] for row in inside.tolist()]
     folds = grouped_folds(own, min(INNER_FOLDS, len(set(own))), seed=0)
-    trains, tests = torch.zeros(2, len(rows), len(folds), dtype=torch.float64)
+    trains, tests = torch.zeros(2, len(folds), len(rows), dtype=torch.float64)
     for k, (train, test) in enumerate(folds):
-        trains[inside[train], k] = 1
-        tests[inside[test], k] = 1
+        trains[k, inside[train]] = 1
+        tests[k, inside[test]] = 1
     return trains.to(rows.device), tests.to(rows.device)
 
 
 def _least_losses(
-    z: Tensor,
-    y: Float[Tensor, "text set"],
+    z: Float[Tensor, "layer text d_model"],
+    y: Float[Tensor, "set text"],
     folds: Sequence[tuple[Tensor, Tensor]],
     grid: Sequence[float],
-) -> list[int]:
-    """For each training set the penalty with the least log-loss on its validation texts.
+) -> Int[Tensor, "layer set"]:
+    """For each layer and training set the penalty with the least log-loss on its validation texts.
 
-    The search ends where two penalties in a row were worse than the best of every set.
+    The search ends where two penalties in a row were worse than the best of every layer and set.
     """
-    trains = torch.cat([train for train, _ in folds], 1)
-    tests = torch.cat([test for _, test in folds], 1)
-    sizes = [train.shape[1] for train, _ in folds]
-    truth = y.repeat_interleave(torch.tensor(sizes, device=y.device), 1)
-    losses: list[list[float]] = []
+    trains = torch.cat([train for train, _ in folds])
+    tests = torch.cat([test for _, test in folds])
+    sizes = [len(train) for train, _ in folds]
+    truth = y.repeat_interleave(torch.tensor(sizes, device=y.device), 0)
+    losses: list[Tensor] = []
     for w, b in path(z, truth, trains.to(z.dtype), grid):
-        logits = z @ w + b
-        by_fold = (tests * (softplus(logits) - truth * logits)).sum(0)
-        losses.append([float(part.sum()) for part in by_fold.split(sizes)])
-        best = [
-            min(range(len(losses)), key=lambda k: losses[k][set_]) for set_ in range(len(folds))
-        ]
-        if max(best) < len(losses) - 2:
+        logits = w @ z.mT + b[..., None]
+        by_fold = (tests * (softplus(logits) - truth * logits)).sum(2)
+        losses.append(torch.stack([part.sum(1) for part in by_fold.split(sizes, 1)], 1))
+        best = torch.stack(losses).argmin(0)
+        if best.max() < len(losses) - 2:
             break
     return best
 
 
 def path(
-    x: Float[Tensor, "text d_model"], y: Tensor, used: Tensor, penalties: Sequence[float]
-) -> Iterator[tuple[Float[Tensor, "d_model column"], Float[Tensor, " column"]]]:
+    x: Float[Tensor, "layer text d_model"],
+    y: Float[Tensor, "column text"],
+    used: Float[Tensor, "column text"],
+    penalties: Sequence[float],
+    *,
+    wanted: Bool[Tensor, "layer column"] | None = None,
+) -> Iterator[tuple[Float[Tensor, "layer column d_model"], Float[Tensor, "layer column"]]]:
     """Weights and biases for each penalty, the largest first.
 
-    `y` and `used` `[text, column]` say, as zeros and ones, what is to be predicted and learned from.
+    `y` and `used` say, as zeros and ones, what is to be predicted and learned from. What is not
+    `wanted` may stay unsolved.
     """
-    shares = used.sum(1)
+    shares = used.sum(0)
     centre = shares @ x / shares.sum()
-    z = x - centre
-    mean = z.T @ used / used.sum(0)
-    spread = ((z.square().T @ used) / used.sum(0) - mean.square()).clamp_min(0).sqrt()
+    z = x - centre[:, None]
+    texts = used.sum(1, keepdim=True)
+    mean = used @ z / texts
+    spread = (used @ z.square() / texts - mean.square()).clamp_min(0).sqrt()
     # A feature that never varies says nothing; with a scale of 1 its weight stays zero.
-    spread = torch.where(spread > 1e-6 * spread.mean(0), spread, 1.0)
-    problem = _Problem(z, y, used, spread)
-    point = z.new_zeros(z.shape[1] + 1, y.shape[1])
+    spread = torch.where(spread > 1e-6 * spread.mean(2, keepdim=True), spread, 1.0)
+    problem = _Problem(z, y, used, spread, wanted)
+    point = z.new_zeros(len(z), len(y), z.shape[2] + 1)
     for penalty in penalties:
         point = problem.minimise(point, penalty)
-        w = point[:-1] / spread
-        yield w, point[-1] - centre @ w
+        w = point[..., :-1] / spread
+        yield w, point[..., -1] - torch.einsum("lcd,ld->lc", w, centre)
 
 
 class _Problem:
-    """Σ used·log-loss + ½λ|v|² over the weights v of the features z/spread and an unpenalised bias, by column."""
+    """Σ used·log-loss + ½λ|v|² over the weights v of the features z/spread and an unpenalised bias.
 
-    def __init__(self, z: Tensor, y: Tensor, used: Tensor, spread: Tensor) -> None:
+    One for each layer and column: points and slopes are `[layer, column, d_model + 1]`, the bias last,
+    and logits `[layer, column, text]`. Few long rows are much faster to multiply than few long columns.
+    """
+
+    def __init__(
+        self, z: Tensor, y: Tensor, used: Tensor, spread: Tensor, wanted: Tensor | None
+    ) -> None:
         self.z, self.y, self.used, self.spread = z, y, used, spread
         # One scale for all columns: they differ little, and a preconditioner need not be exact.
-        self.scaled = z / spread.mean(1)
-        nothing = z.new_zeros(z.shape[1] + 1, y.shape[1])
-        self.goal = TOLERANCE * self._slope(nothing, 0 * y, penalty=0.0).norm(dim=0)
+        self.scaled = z / spread.mean(1, keepdim=True)
+        nothing = z.new_zeros(len(z), len(y), z.shape[2] + 1)
+        logits = z.new_zeros(len(z), *y.shape)
+        self.goal = TOLERANCE * self._slope(nothing, logits, penalty=0.0).norm(dim=2)
+        if wanted is not None:
+            self.goal[~wanted] = torch.inf
 
     def minimise(self, point: Tensor, penalty: float) -> Tensor:
-        """The minimiser `[d_model + 1, column]`, the bias last, from a starting point."""
+        """The minimiser, from a starting point."""
         logits = self._logits(point)
-        solve = self._inverse_curvature(logits, penalty)
+        inverse_curvature = self._inverse_curvature(logits, penalty)
         slope, loss = self._slope(point, logits, penalty), self._loss(point, logits, penalty)
         memory: list[tuple[Tensor, Tensor, Tensor]] = []
         for _ in range(MAX_STEPS):
-            active = slope.norm(dim=0) > self.goal
+            active = slope.norm(dim=2) > self.goal
             if not active.any():
                 break
-            step = -_two_loops(slope, memory, solve) * active
+            step = -_two_loops(slope, memory, inverse_curvature) * active[..., None]
             moved = self._logits(step)
-            downhill = 1e-4 * (slope * step).sum(0)
+            downhill = 1e-4 * (slope * step).sum(2)
             # Differences below the rounding of the loss itself mean nothing.
             slack = 10 * torch.finfo(loss.dtype).eps * loss.abs()
             size = torch.ones_like(loss)
             for _ in range(20):  # halve the step where the loss falls too little (Armijo)
-                proposed = self._loss(point + size * step, logits + size * moved, penalty)
+                tried = size[..., None]
+                proposed = self._loss(point + tried * step, logits + tried * moved, penalty)
                 short = proposed > loss + size * downhill + slack
                 if not short.any():
                     break
                 size = torch.where(short, size / 2, size)
-            step = size * step
-            point, logits, loss = point + step, logits + size * moved, proposed
+            step = size[..., None] * step
+            point, logits, loss = point + step, logits + size[..., None] * moved, proposed
             before, slope = slope, self._slope(point, logits, penalty)
             change = slope - before
-            curvature = (step * change).sum(0)
+            curvature = (step * change).sum(2)
             # A column that stood still has nothing to teach.
             inverse = torch.where(curvature > 0, 1 / curvature.clamp_min(1e-30), 0.0)
             memory = [*memory[1 - MEMORY :], (step, change, inverse)]
         return point
 
     def _logits(self, point: Tensor) -> Tensor:
-        return self.z @ (point[:-1] / self.spread) + point[-1]
+        return (point[..., :-1] / self.spread) @ self.z.mT + point[..., -1:]
 
     def _slope(self, point: Tensor, logits: Tensor, penalty: float) -> Tensor:
         error = self.used * (torch.sigmoid(logits) - self.y)
-        weights = (self.z.T @ error) / self.spread + penalty * point[:-1]
-        return torch.cat([weights, error.sum(0, keepdim=True)])
+        weights = (error @ self.z) / self.spread + penalty * point[..., :-1]
+        return torch.cat([weights, error.sum(2, keepdim=True)], 2)
 
     def _loss(self, point: Tensor, logits: Tensor, penalty: float) -> Tensor:
         losses = self.used * (softplus(logits) - self.y * logits)
-        return losses.sum(0) + penalty / 2 * point[:-1].square().sum(0)
+        return losses.sum(2) + penalty / 2 * point[..., :-1].square().sum(2)
 
     def _inverse_curvature(self, logits: Tensor, penalty: float) -> Callable[[Tensor], Tensor]:
-        """The inverse of `XᵀDX + λI`, D the curvature of the log-loss at each text, averaged over columns."""
+        """Multiplies by `(XᵀDX + λI)⁻¹`, D the curvature of the log-loss at each text, averaged over columns."""
         p = torch.sigmoid(logits)
         curvature = (self.used * p * (1 - p)).mean(1).clamp_min(1e-6)
-        x = self.scaled * curvature.sqrt()[:, None]
-        wide = x.shape[1] > 2 * x.shape[0]  # then by way of the texts (Woodbury)
-        product = x @ x.T if wide else x.T @ x
-        product.diagonal().add_(penalty)
-        factor = torch.linalg.cholesky(product)
+        x = self.scaled * curvature.sqrt()[..., None]
+        wide = x.shape[2] > 2 * x.shape[1]  # then by way of the texts (Woodbury)
+        product = x @ x.mT if wide else x.mT @ x
+        product.diagonal(dim1=1, dim2=2).add_(penalty)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(product))
+        whole = curvature.sum(1)[:, None, None]
 
-        def solve(v: Tensor) -> Tensor:
+        def multiply(v: Tensor) -> Tensor:
+            weights = v[..., :-1]
             if wide:
-                seen = torch.cholesky_solve(x @ v[:-1], factor)
-                weights = (v[:-1] - x.T @ seen) / penalty
+                weights = (weights - (weights @ x.mT) @ inverse @ x) / penalty
             else:
-                weights = torch.cholesky_solve(v[:-1], factor)
-            return torch.cat([weights, v[-1:] / curvature.sum()])
+                weights = weights @ inverse
+            return torch.cat([weights, v[..., -1:] / whole], 2)
 
-        return solve
+        return multiply
 
 
 def _two_loops(
     slope: Tensor,
     memory: Sequence[tuple[Tensor, Tensor, Tensor]],
-    solve: Callable[[Tensor], Tensor],
+    inverse_curvature: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """The inverse curvature that L-BFGS has learned, applied to the gradient."""
     shares = []
     for step, change, inverse in reversed(memory):
-        share = inverse * (step * slope).sum(0)
+        share = (inverse * (step * slope).sum(2))[..., None]
         slope = slope - share * change
         shares.append(share)
-    result = solve(slope)
+    result = inverse_curvature(slope)
     for (step, change, inverse), share in zip(memory, reversed(shares), strict=True):
-        result = result + (share - inverse * (change * result).sum(0)) * step
+        result = result + (share - (inverse * (change * result).sum(2))[..., None]) * step
     return result
