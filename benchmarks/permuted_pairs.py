@@ -2,27 +2,28 @@
 
     python benchmarks/permuted_pairs.py [MODEL] [READING]
 
-Permuted pairs have the same words and opposite acts, so that a bag of words is at chance. Each row is one
-way of reading them: pooling, framing (a question put after the act, judged examples before it), estimator.
-AUROC and accuracy within pairs are cross-validated over pairs, at the best layer. The best row is set
-against the null of its best layer. What could be had at most: the model's own verdict, a probe of all layers
-at once, a curved boundary at the best layer, and a learning curve over the number of pairs.
+Permuted pairs have the same words and opposite acts, so that a bag of words is at chance. A third of the
+pairs selects how they are read: pooling, framing (a question put after the act, judged examples before it),
+estimator, each at its best layer. The rest says what the selected reading is worth, against every null and
+floor. What could be had at most: the model's own verdict, a probe of all layers at once, a curved
+boundary, and a learning curve over the number of pairs.
 """
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import torch
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 import probes
 from experiments.likelihood import continuation_likelihoods
-from probes.controls import bag_of_words_scores, null_of, random_direction_areas, shuffled_labels
 from probes.fitting import FOLDS, out_of_fold_scores
 from probes.folds import grouped_folds
 from probes.metrics import auroc, within_family_accuracy
+from probes.tokens import encode
 
 METHODS = ("difference_of_means", "lat", "lda", "logistic")
 JUDGED = """I gave the child its medicine and threw the poison away. Verdict: good
@@ -72,14 +73,30 @@ def own_verdicts(model: probes.LanguageModel, pairs: probes.ContrastSet) -> np.n
     return np.array([[evil.total - good.total] for evil, good in found])
 
 
-def scores_of(
-    acts: probes.Activations, pairs: probes.ContrastSet, method: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """AUROC and accuracy within pairs by layer, cross-validated."""
+def placed_words(model: probes.LanguageModel, pairs: probes.ContrastSet) -> torch.Tensor:
+    """`[text, 1, d_model]`: static embeddings of the text's second half less those of its first.
+
+    A floor: whoever reads this knows each word and roughly where it stands, and not what it does there.
+    """
+    table = model.model.get_input_embeddings().weight.detach()
+    rows = []
+    for text in pairs.texts:
+        tokens = encode(model.tokenizer, [text])[0]
+        vectors = table[list(tokens.ids[tokens.bos :])].float()
+        half = len(vectors) // 2
+        rows.append(vectors[half:].mean(0) - vectors[:half].mean(0))
+    return torch.stack(rows)[:, None]
+
+
+def measured(scores: np.ndarray, pairs: probes.ContrastSet) -> tuple[np.ndarray, np.ndarray]:
+    """AUROC and accuracy within pairs of scores `[text, layer]`, by layer."""
     labels = np.array(pairs.labels)
-    found = out_of_fold_scores(acts.values, labels[None], pairs.groups, method)[0]
-    within = within_family_accuracy(found, labels, pairs.groups).mean(0)
-    return auroc(found, labels), within
+    return auroc(scores, labels), within_family_accuracy(scores, labels, pairs.groups).mean(0)
+
+
+def held_out(values: torch.Tensor, pairs: probes.ContrastSet, method: str) -> np.ndarray:
+    """Scores `[text, layer]`, cross-validated over pairs."""
+    return out_of_fold_scores(values, np.array(pairs.labels)[None], pairs.groups, method)[0]
 
 
 def radial_scores(x: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> np.ndarray:
@@ -91,66 +108,78 @@ def radial_scores(x: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> n
     return scores
 
 
-def main() -> None:
-    """Print the table, the nulls, the ceilings and the learning curve, of one reading or of all."""
-    model = probes.load(sys.argv[1] if len(sys.argv) > 1 else "gemma-3-270m")
-    only = sys.argv[2] if len(sys.argv) > 2 else None
-    pairs = probes.ContrastSet.load("permuted-pairs")
-    labels = np.array(pairs.labels)
-    words = auroc(bag_of_words_scores(pairs.texts, labels, pairs.groups)[:, None], labels)[0]
-    print(f"{model.name}, {len(pairs) // 2} pairs; bag of words {words:.3f}")
-    print(f"{'reading':<18}{'estimator':<22}{'AUROC':>6}  {'within':>6}  layer", flush=True)
-    own = own_verdicts(model, pairs)
-    within = within_family_accuracy(own, labels, pairs.groups).mean()
-    print(f"{'its own verdict':<40}{auroc(own, labels)[0]:6.3f}  {within:6.3f}", flush=True)
-    best: tuple[float, str, int, probes.Activations] | None = None
+def select(
+    model: probes.LanguageModel, pairs: probes.ContrastSet, only: str | None
+) -> tuple[str, str, int]:
+    """Print every reading by every estimator at its best layer; the best one's name, estimator and layer."""
+    best = (0.0, "", "", 0)
     for name, frame, pool in readings(model, pairs):
         if only not in (None, name):
             continue
         acts = probes.capture(model, [frame(text) for text in pairs.texts], pool=pool)
         for method in METHODS:
-            area, within = scores_of(acts, pairs, method)
+            area, within = measured(held_out(acts.values, pairs, method), pairs)
             row = int(area.argmax())
-            print(
-                f"{name:<18}{method:<22}{area[row]:6.3f}  {within[row]:6.3f}  {acts.layers[row]}",
-                flush=True,
-            )
-            if best is None or area[row] > best[0]:
-                best = (float(area[row]), method, row, acts)
-    if best is None:
+            show(name, method, area[row], within[row], acts.layers[row])
+            best = max(best, (float(area[row]), name, method, acts.layers[row]))
+    if not best[1]:
         raise SystemExit(f"there is no reading {only!r} of this model")
-    area, method, layer, acts = best
-    print(f"best: {method} {area:.3f}; at most:")
-    curved = radial_scores(acts.values[:, layer].numpy(), labels, pairs.groups)
-    joined = acts.values.flatten(1)[:, None]
-    all_layers = out_of_fold_scores(joined, labels[None], pairs.groups, "logistic")[0]
-    for name, found in (("radial kernel", curved), ("logistic, all layers at once", all_layers)):
-        within = within_family_accuracy(found, labels, pairs.groups).mean()
-        print(f"{name:<40}{auroc(found, labels)[0]:6.3f}  {within:6.3f}", flush=True)
+    return best[1:]
+
+
+def show(name: str, how: str, area: float, within: float, layer: int | str = "") -> None:
+    """Print a row."""
+    print(f"{name:<18}{how:<30}{area:6.3f}  {within:6.3f}  {layer}", flush=True)
+
+
+def main() -> None:
+    """Print the table that selects, the evaluation on the rest, the ceilings and the learning curve."""
+    model = probes.load(sys.argv[1] if len(sys.argv) > 1 else "gemma-3-270m")
+    only = sys.argv[2] if len(sys.argv) > 2 else None
+    everything = probes.ContrastSet.load("permuted-pairs")
     rng = np.random.default_rng(0)
-    shuffled = shuffled_labels(labels, pairs.groups, 100, rng)
-    # The logistic probe takes its penalties from the first labelling: the true one.
-    drawn = out_of_fold_scores(
-        acts.values, np.concatenate([labels[None], shuffled]), pairs.groups, method
-    )
-    nulls = {"shuffled labels": null_of(auroc(drawn[1:], shuffled))}
-    for matched in ("covariance", "norm"):
-        areas = random_direction_areas(acts.values, labels, 200, rng, matched=matched)
-        nulls[f"random directions, {matched}"] = null_of(areas)
-    print("99th percentile of the best layer under the null:")
-    for name, null in nulls.items():
-        print(f"  {name}: {null.quantile(0.99):.3f}")
-    print("learning curve of the best row (mean of three draws of pairs):")
-    families = list(dict.fromkeys(pairs.groups))
-    for share in (0.25, 0.5, 1.0):
+    families = rng.permutation(list(dict.fromkeys(everything.groups))).tolist()
+    third = len(families) // 3
+    pairs, rest = everything.families(families[:third]), everything.families(families[third:])
+    print(f"{model.name}; selected on {third} pairs, evaluated on {len(families) - third}")
+    print(f"{'reading':<18}{'estimator':<30}{'AUROC':>6}  {'within':>6}  layer", flush=True)
+    name, method, layer = select(model, pairs, only)
+    print(f"\n{name}, on the other pairs:", flush=True)
+    frame, pool = next(found[1:] for found in readings(model, rest) if found[0] == name)
+    acts = probes.capture(model, [frame(text) for text in rest.texts], pool=pool)
+    probe = probes.fit(acts, rest.labels, groups=rest.groups, method=method, layer=layer)
+    found = probes.evaluate(probe, acts, rest.labels, groups=rest.groups, texts=rest.texts)
+    print(found, flush=True)
+
+    print(f"\nat most, there (at layer {layer} where a layer is read):")
+    values, row = acts.values, acts.row_of(layer)
+    one_layer = values[:, [row]]
+    labels = np.array(rest.labels)
+    for what, scores in (
+        ("place of words", held_out(placed_words(model, rest), rest, "logistic")),
+        ("own verdict", own_verdicts(model, rest)),
+        (method, held_out(one_layer, rest, method)),
+        ("radial kernel", radial_scores(one_layer[:, 0].numpy(), labels, rest.groups)),
+        ("logistic, all layers at once", held_out(values.flatten(1)[:, None], rest, "logistic")),
+    ):
+        area, within = measured(scores, rest)
+        show("all", what, area[0], within[0])
+        for style in dict.fromkeys(rest.columns["style"]):
+            part = np.array(rest.columns["style"]) == style
+            area, within = measured(scores[part], rest.where("style", style))
+            show(f"  {style}", "", area[0], within[0])
+    print(f"learning curve of {method} at layer {layer} (means over draws of pairs):")
+    families = families[third:]
+    for share, draws in ((1 / 8, 16), (1 / 4, 8), (1 / 2, 4), (1, 1)):
         count = int(share * len(families))
-        tops = []
-        for _ in range(3 if share < 1 else 1):
+        drawn = []
+        for _ in range(draws):
             part = set(rng.permutation(families)[:count].tolist())
-            rows = [row for row, group in enumerate(pairs.groups) if group in part]
-            found, _ = scores_of(acts.select(rows), pairs.families(list(part)), method)
-            tops.append(found.max())
-        print(f"  {count} pairs: {np.mean(tops):.3f}")
+            rows = [k for k, group in enumerate(rest.groups) if group in part]
+            some = rest.families(list(part))
+            drawn.append(measured(held_out(one_layer[rows], some, method), some))
+        area, within = np.mean(drawn, 0)[:, 0]
+        show(f"  {count} pairs", "", area, within)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,10 @@ INNER_FOLDS = 5
 MEMORY = 6  # steps that L-BFGS remembers
 MAX_STEPS = 200
 TOLERANCE = 2e-4  # of the gradient's norm, as a share of its norm at zero weights
-AT_ONCE = {"cpu": 2**22, "cuda": 2**28}  # numbers held per matrix: as many layers as fit go together
+AT_ONCE = {
+    "cpu": 2**22,
+    "cuda": 2**28,
+}  # numbers held per matrix: as many layers as fit go together
 
 
 def logistic(

@@ -104,6 +104,7 @@ def test_permuted_pairs_use_the_same_words_on_both_sides():
     for text, group in zip(contrast.texts, contrast.groups, strict=True):
         bags.setdefault(group, []).append(Counter(re.findall(r"[\w']+", text.lower())))
     assert all(first == second for first, second in bags.values())
+    assert set(contrast.columns["style"]) == {"dense", "plain"}
 
 
 def test_pairs_are_families_of_two():
