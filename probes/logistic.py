@@ -22,10 +22,8 @@ INNER_FOLDS = 5
 MEMORY = 6  # steps that L-BFGS remembers
 MAX_STEPS = 200
 TOLERANCE = 2e-4  # of the gradient's norm, as a share of its norm at zero weights
-AT_ONCE = {
-    "cpu": 2**22,
-    "cuda": 2**28,
-}  # numbers held per matrix: as many layers as fit go together
+# Numbers held per matrix: as many layers as fit are solved together.
+AT_ONCE = {"cpu": 2**22, "cuda": 2**28}
 
 
 def logistic(
@@ -76,7 +74,7 @@ def layers_at_once(x: Float[Tensor, "text layer d_model"], *, columns: int) -> I
     """The layers in runs that are small enough to be solved together."""
     texts, layers, width = x.shape
     numbers = texts * width + MEMORY * width * columns
-    step = max(1, AT_ONCE.get(x.device.type, AT_ONCE["cuda"]) // numbers)
+    step = max(1, AT_ONCE["cpu" if x.device.type == "cpu" else "cuda"] // numbers)
     for start in range(0, layers, step):
         yield slice(start, min(start + step, layers))
 

@@ -166,6 +166,24 @@ def test_the_penalty_is_the_one_that_grouped_cross_validation_prefers():
         torch.testing.assert_close(weights[0, layer], expected[0, layer], rtol=0.02, atol=1e-3)
 
 
+def test_layers_solved_together_or_one_by_one_choose_and_weigh_alike(monkeypatch):
+    acts, labels, groups, _ = planted(families=60, layers=3, width=40, size=1.0)
+    acts.values[:, 2] += 6.0 * torch.tensor(labels)[:, None] / 40**0.5
+    y = torch.tensor([labels, labels, [1 - label for label in labels]])
+    rows = torch.ones(3, 120, dtype=torch.bool)
+    rows[1:, :60] = False
+    grid = [1e5, 1e3, 10.0]
+    together = logistic(acts.values, y, rows, groups, penalties=grid)
+    monkeypatch.setattr("probes.logistic.AT_ONCE", {"cpu": 1})
+    one_by_one = logistic(acts.values, y, rows, groups, penalties=grid)
+    for ours, theirs in zip(together, one_by_one, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0.02, atol=1e-3)
+    # Layers and training sets chose differently, so that no fit could be another one's by mistake.
+    lengths = together[0].norm(dim=-1)
+    assert lengths.max() > 10 * lengths.min()
+    torch.testing.assert_close(together[0][1], -together[0][2], rtol=0.02, atol=1e-3)
+
+
 def test_lat_keeps_the_mean_difference_that_centring_would_lose():
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(200, 1, 16, generator=generator) * 0.3
