@@ -82,7 +82,7 @@ def attribute(
             f"direction {direction.name!r} has width {direction.d_model} but {model.name} has "
             f"{model.d_model}; it comes from another model"
         )
-    if model.device.type == "meta":
+    if next(model.model.get_input_embeddings().parameters()).is_meta:
         raise ModelError(f"{model.name} has no weights in memory; attribution runs the model here")
     heads = _head_count(model)
     encoded = encode(model.tokenizer, texts, max_length=model.max_length)

@@ -52,8 +52,16 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Device of the input embeddings."""
-        return next(self.model.get_input_embeddings().parameters()).device
+        """Device on which the input embeddings run; "meta" where a model has no weights here."""
+        embeddings: Any = self.model.get_input_embeddings()
+        device = next(embeddings.parameters()).device
+        # What accelerate has offloaded lies elsewhere, and is brought to where it runs.
+        hook = getattr(embeddings, "_hf_hook", None)
+        for placed in getattr(hook, "hooks", (hook,)):
+            where = getattr(placed, "execution_device", None)
+            if device.type == "meta" and where is not None:
+                return torch.device(where)
+        return device
 
     @property
     def dtype(self) -> torch.dtype:

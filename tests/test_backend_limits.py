@@ -26,6 +26,18 @@ def test_a_model_that_is_split_over_devices_is_refused(llama, backend):
     probes.capture(llama, TEXTS)
 
 
+def test_a_model_that_is_wholly_offloaded_is_measured_by_hooks_alone(llama):
+    from accelerate import cpu_offload
+
+    expected = probes.capture(llama, TEXTS)
+    cpu_offload(llama.model, execution_device=torch.device("cpu"))
+    assert next(llama.model.parameters()).is_meta
+    assert llama.device == torch.device("cpu")
+    torch.testing.assert_close(probes.capture(llama, TEXTS).values, expected.values)
+    with pytest.raises(probes.ModelError, match=r'placed by accelerate.* use backend="hooks"$'):
+        probes.capture(llama, TEXTS, backend="nnsight")
+
+
 @each
 def test_running_out_of_memory_is_passed_on_as_it_is(llama, backend):
     def no_room(layer, hidden):
