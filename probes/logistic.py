@@ -6,6 +6,7 @@ layers every call, and each penalty starts from the solution for the one above i
 point, averaged over a layer's columns, instead of a multiple of the identity.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -13,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from probes.errors import DataError
 from probes.folds import grouped_folds
 
 PENALTIES = tuple(10.0 ** (5 - k * 5 / 7) for k in range(8))
@@ -39,6 +41,9 @@ def logistic(
     Among several penalties every layer takes the one with the least log-loss in grouped
     cross-validation inside the column's own rows. Columns with the same rows share the choice that the
     first of them makes, so that a null by permutation costs one fit for each labelling.
+
+    Raises:
+        DataError: a penalty is to be chosen inside rows of one family.
     """
     grid = sorted(penalties, reverse=True)
     sets, owner = torch.unique(rows, dim=0, return_inverse=True)
@@ -73,7 +78,7 @@ def logistic(
 def layers_at_once(x: Float[Tensor, "text layer d_model"], *, columns: int) -> Iterator[slice]:
     """The layers in runs that are small enough to be solved together."""
     texts, layers, width = x.shape
-    numbers = texts * width + MEMORY * width * columns
+    numbers = texts * width + 2 * MEMORY * width * columns + 8 * texts * columns
     step = max(1, AT_ONCE["cpu" if x.device.type == "cpu" else "cuda"] // numbers)
     for start in range(0, layers, step):
         yield slice(start, min(start + step, layers))
@@ -83,6 +88,10 @@ def _inner(rows: Bool[Tensor, " text"], groups: Sequence[str]) -> tuple[Tensor, 
     """The training and the validation texts of each inner fold, `[fold, text]` zeros and ones."""
     inside = rows.nonzero()[:, 0].cpu()
     own = [groups[row] for row in inside.tolist()]
+    if len(set(own)) < 2:
+        raise DataError(
+            f"all {len(own)} texts to learn from are of family {own[0]!r}; choosing a penalty takes two families"
+        )
     folds = grouped_folds(own, min(INNER_FOLDS, len(set(own))), seed=0)
     trains, tests = torch.zeros(2, len(folds), len(rows), dtype=torch.float64)
     for k, (train, test) in enumerate(folds):
@@ -99,20 +108,28 @@ def _least_losses(
 ) -> Int[Tensor, "layer set"]:
     """For each layer and training set the penalty with the least log-loss on its validation texts.
 
-    The search ends where two penalties in a row were worse than the best of every layer and set.
+    A search ends where two penalties in a row were worse than its best.
     """
     trains = torch.cat([train for train, _ in folds])
     tests = torch.cat([test for _, test in folds])
     sizes = [len(train) for train, _ in folds]
-    truth = y.repeat_interleave(torch.tensor(sizes, device=y.device), 0)
+    own = torch.arange(len(folds), device=y.device).repeat_interleave(
+        torch.tensor(sizes, device=y.device)
+    )
+    truth = y[own]
+    best = torch.zeros(len(z), len(folds), dtype=torch.long, device=z.device)
+    ended = torch.zeros_like(best, dtype=torch.bool)
+    wanted = torch.ones(len(z), len(own), dtype=torch.bool, device=z.device)
     losses: list[Tensor] = []
-    for w, b in path(z, truth, trains.to(z.dtype), grid):
+    for w, b in path(z, truth, trains.to(z.dtype), grid, wanted=wanted):
         logits = w @ z.mT + b[..., None]
         by_fold = (tests * (softplus(logits) - truth * logits)).sum(2)
         losses.append(torch.stack([part.sum(1) for part in by_fold.split(sizes, 1)], 1))
-        best = torch.stack(losses).argmin(0)
-        if best.max() < len(losses) - 2:
+        best = torch.where(ended, best, torch.stack(losses).argmin(0))
+        ended |= best < len(losses) - 2
+        if ended.all():
             break
+        wanted &= ~ended[:, own]
     return best
 
 
@@ -127,51 +144,56 @@ def path(
     """Weights and biases for each penalty, the largest first.
 
     `y` and `used` say, as zeros and ones, what is to be predicted and learned from. What is not
-    `wanted` may stay unsolved.
+    `wanted` (read anew for each penalty) may stay unsolved.
     """
     shares = used.sum(0)
     centre = shares @ x / shares.sum()
     z = x - centre[:, None]
-    texts = used.sum(1, keepdim=True)
-    mean = used @ z / texts
-    spread = (used @ z.square() / texts - mean.square()).clamp_min(0).sqrt()
-    # A feature that never varies says nothing; with a scale of 1 its weight stays zero.
-    spread = torch.where(spread > 1e-6 * spread.mean(2, keepdim=True), spread, 1.0)
-    problem = _Problem(z, y, used, spread, wanted)
+    exact, weights = z.double(), used.double() / used.sum(1, keepdim=True)
+    mean = weights @ exact
+    spread = (weights @ exact.square() - mean.square()).clamp_min(0).sqrt()
+    # A feature that varies by no more than rounding says nothing; with a scale of 1 its weight stays zero.
+    rounding = 10 * torch.finfo(x.dtype).eps * (centre[:, None].abs() + mean.abs())
+    varies = spread > torch.maximum(rounding, 1e-6 * spread.mean(2, keepdim=True))
+    spread = torch.where(varies, spread, 1.0)
+    mean, spread = mean.to(x.dtype), spread.to(x.dtype)
+    problem = _Problem(z, y, used, mean, spread)
     point = z.new_zeros(len(z), len(y), z.shape[2] + 1)
+    if wanted is None:
+        wanted = torch.ones(point.shape[:2], dtype=torch.bool, device=z.device)
     for penalty in penalties:
-        point = problem.minimise(point, penalty)
+        point = problem.minimise(point, penalty, wanted)
         w = point[..., :-1] / spread
-        yield w, point[..., -1] - torch.einsum("lcd,ld->lc", w, centre)
+        yield w, point[..., -1] - (w * (mean + centre[:, None])).sum(2)
 
 
 class _Problem:
-    """Σ used·log-loss + ½λ|v|² over the weights v of the features z/spread and an unpenalised bias.
+    """Σ used·log-loss + ½λ|v|² over the weights v of the features (z − mean)/spread and an unpenalised bias.
 
     One for each layer and column: points and slopes are `[layer, column, d_model + 1]`, the bias last,
     and logits `[layer, column, text]`. Few long rows are much faster to multiply than few long columns.
     """
 
-    def __init__(
-        self, z: Tensor, y: Tensor, used: Tensor, spread: Tensor, wanted: Tensor | None
-    ) -> None:
-        self.z, self.y, self.used, self.spread = z, y, used, spread
-        # One scale for all columns: they differ little, and a preconditioner need not be exact.
-        self.scaled = z / spread.mean(1, keepdim=True)
+    def __init__(self, z: Tensor, y: Tensor, used: Tensor, mean: Tensor, spread: Tensor) -> None:
+        self.z, self.y, self.used, self.mean, self.spread = z, y, used, mean, spread
+        # One centre for each text and one scale for all columns: a preconditioner need not be exact.
+        centre = (used / used.sum(0).clamp_min(1)).T @ mean
+        self.scaled = (z - centre) / spread.mean(1, keepdim=True)
         nothing = z.new_zeros(len(z), len(y), z.shape[2] + 1)
         logits = z.new_zeros(len(z), *y.shape)
         self.goal = TOLERANCE * self._slope(nothing, logits, penalty=0.0).norm(dim=2)
-        if wanted is not None:
-            self.goal[~wanted] = torch.inf
 
-    def minimise(self, point: Tensor, penalty: float) -> Tensor:
-        """The minimiser, from a starting point."""
+    def minimise(
+        self, point: Tensor, penalty: float, wanted: Bool[Tensor, "layer column"]
+    ) -> Tensor:
+        """The minimiser where it is wanted, from a starting point."""
         logits = self._logits(point)
         inverse_curvature = self._inverse_curvature(logits, penalty)
         slope, loss = self._slope(point, logits, penalty), self._loss(point, logits, penalty)
         memory: list[tuple[Tensor, Tensor, Tensor]] = []
+        going = wanted.clone()
         for _ in range(MAX_STEPS):
-            active = slope.norm(dim=2) > self.goal
+            active = going & (slope.norm(dim=2) > self.goal)
             if not active.any():
                 break
             step = -_two_loops(slope, memory, inverse_curvature) * active[..., None]
@@ -183,50 +205,70 @@ class _Problem:
             for _ in range(20):  # halve the step where the loss falls too little (Armijo)
                 tried = size[..., None]
                 proposed = self._loss(point + tried * step, logits + tried * moved, penalty)
-                short = proposed > loss + size * downhill + slack
-                if not short.any():
+                falls = proposed <= loss + size * downhill + slack
+                if falls.all():
                     break
-                size = torch.where(short, size / 2, size)
+                size = torch.where(falls, size, size / 2)
+            going &= falls  # where it never falls, rounding hides the rest of the way
+            size, loss = torch.where(falls, size, 0.0), torch.where(falls, proposed, loss)
             step = size[..., None] * step
-            point, logits, loss = point + step, logits + size[..., None] * moved, proposed
+            point, logits = point + step, logits + size[..., None] * moved
             before, slope = slope, self._slope(point, logits, penalty)
             change = slope - before
             curvature = (step * change).sum(2)
             # A column that stood still has nothing to teach.
             inverse = torch.where(curvature > 0, 1 / curvature.clamp_min(1e-30), 0.0)
             memory = [*memory[1 - MEMORY :], (step, change, inverse)]
+        far = int((wanted & (slope.norm(dim=2) > 10 * self.goal)).sum())
+        if far:
+            warnings.warn(
+                f"{far} of {int(wanted.sum())} logistic fits at penalty {penalty:.3g} stopped short of their "
+                "optimum; take a larger penalty, or activations in float64",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return point
 
     def _logits(self, point: Tensor) -> Tensor:
-        return (point[..., :-1] / self.spread) @ self.z.mT + point[..., -1:]
+        weights = point[..., :-1] / self.spread
+        return weights @ self.z.mT + (point[..., -1] - (weights * self.mean).sum(2))[..., None]
 
     def _slope(self, point: Tensor, logits: Tensor, penalty: float) -> Tensor:
         error = self.used * (torch.sigmoid(logits) - self.y)
-        weights = (error @ self.z) / self.spread + penalty * point[..., :-1]
-        return torch.cat([weights, error.sum(2, keepdim=True)], 2)
+        total = error.sum(2, keepdim=True)
+        weights = (error @ self.z - total * self.mean) / self.spread + penalty * point[..., :-1]
+        return torch.cat([weights, total], 2)
 
     def _loss(self, point: Tensor, logits: Tensor, penalty: float) -> Tensor:
         losses = self.used * (softplus(logits) - self.y * logits)
         return losses.sum(2) + penalty / 2 * point[..., :-1].square().sum(2)
 
     def _inverse_curvature(self, logits: Tensor, penalty: float) -> Callable[[Tensor], Tensor]:
-        """Multiplies by `(XᵀDX + λI)⁻¹`, D the curvature of the log-loss at each text, averaged over columns."""
+        """Multiplies by `(XᵀDX + λI)⁻¹`, D the curvature of the log-loss at each text, averaged over columns.
+
+        λ no smaller than what rounding leaves of it: this need not be exact, but positive.
+        """
         p = torch.sigmoid(logits)
         curvature = (self.used * p * (1 - p)).mean(1).clamp_min(1e-6)
         x = self.scaled * curvature.sqrt()[..., None]
         wide = x.shape[2] > 2 * x.shape[1]  # then by way of the texts (Woodbury)
+        # Which subtracts what nearly cancels; among few texts float64 is cheap.
+        x = x.double() if wide else x
         product = x @ x.mT if wide else x.mT @ x
-        product.diagonal(dim1=1, dim2=2).add_(penalty)
+        diagonal = product.diagonal(dim1=1, dim2=2)
+        rounding = 10 * torch.finfo(x.dtype).eps * diagonal.sum(1)
+        ridge = rounding.clamp_min(penalty)[:, None]
+        diagonal.add_(ridge)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(product))
         whole = curvature.sum(1)[:, None, None]
 
         def multiply(v: Tensor) -> Tensor:
-            weights = v[..., :-1]
+            weights = v[..., :-1].to(x.dtype)
             if wide:
-                weights = (weights - (weights @ x.mT) @ inverse @ x) / penalty
+                weights = (weights - (weights @ x.mT) @ inverse @ x) / ridge[..., None]
             else:
                 weights = weights @ inverse
-            return torch.cat([weights, v[..., -1:] / whole], 2)
+            return torch.cat([weights.to(v.dtype), v[..., -1:] / whole], 2)
 
         return multiply
 
