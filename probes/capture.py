@@ -39,7 +39,8 @@ def capture(
             a marker in the text or rendered chat; a list of character ranges, one per text, those
             that belong to them (`probes.pooling` says when a token does).
         batch_tokens: padded tokens per forward pass; halved whenever memory runs out.
-        padding_side: "right" or "left"; results do not depend on it beyond rounding.
+        padding_side: "right" or "left"; results do not depend on it beyond rounding. (In float64
+            transformers' eager attention makes NaN of padding: use its "sdpa".)
         backend: what runs the model: "hooks", "transformer_lens", "nnsight", or an object of
             `probes.backends`; results agree within rounding.
         progress: show a progress bar.
