@@ -4,9 +4,9 @@
 
 Permuted pairs have the same words and opposite acts, so that a bag of words is at chance. A third of the
 pairs selects how they are read: pooling, framing (a question put after the act, judged examples before it),
-estimator, each at its best layer. The rest says what the selected reading is worth, against every null and
-floor. What could be had at most: the model's own verdict, a probe of all layers at once, a curved
-boundary, and a learning curve over the number of pairs.
+estimator, each at its best layer, beside all readings taken together. The rest says what the selected
+reading is worth, against every null and floor. What could be had at most: the model's own verdict, a probe
+of all layers at once, a curved boundary, and a learning curve over the number of pairs.
 """
 
 import sys
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from scipy.stats import zscore
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
@@ -111,19 +112,30 @@ def radial_scores(x: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> n
 def select(
     model: probes.LanguageModel, pairs: probes.ContrastSet, only: str | None
 ) -> tuple[str, str, int]:
-    """Print every reading by every estimator at its best layer; the best one's name, estimator and layer."""
+    """Print every reading by every estimator at its best layer; the best one's name, estimator and layer.
+
+    Also what the readings say together, by the mean of their standardised scores: if each saw something
+    of its own, this would be better than any.
+    """
     best = (0.0, "", "", 0)
+    together: dict[str, list[np.ndarray]] = {method: [] for method in METHODS}
     for name, frame, pool in readings(model, pairs):
         if only not in (None, name):
             continue
         acts = probes.capture(model, [frame(text) for text in pairs.texts], pool=pool)
         for method in METHODS:
-            area, within = measured(held_out(acts.values, pairs, method), pairs)
+            scores = held_out(acts.values, pairs, method)
+            area, within = measured(scores, pairs)
             row = int(area.argmax())
+            together[method].append(zscore(scores[:, [row]]))
             show(name, method, area[row], within[row], acts.layers[row])
             best = max(best, (float(area[row]), name, method, acts.layers[row]))
     if not best[1]:
         raise SystemExit(f"there is no reading {only!r} of this model")
+    if only is None:
+        for method, columns in together.items():
+            area, within = measured(np.mean(columns, 0), pairs)
+            show("all together", method, area[0], within[0])
     return best[1:]
 
 
