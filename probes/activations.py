@@ -86,7 +86,7 @@ class Activations:
             text, row = bad.nonzero()[0].tolist()
             raise DataError(
                 f"activations are not finite: text {text}, layer {self.layers[row]}; check that text, "
-                "or load the model in float32 (in float64, call its set_attn_implementation('sdpa'))"
+                "or load the model in float32 (in float64 call model.model.set_attn_implementation('sdpa'))"
             )
 
     def save(self, path: str | os.PathLike) -> Path:
