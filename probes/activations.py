@@ -1,6 +1,7 @@
 """`Activations`: pooled residual-stream vectors of many texts, with what they were measured on."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -79,13 +80,15 @@ class Activations:
         """The same with its values on another device, where estimators and evaluations then run."""
         return replace(self, values=self.values.to(device))
 
-    def check_finite(self) -> None:
-        """Raise `DataError` naming the first text and layer that hold a NaN or an infinity."""
-        bad = ~torch.isfinite(self.values).all(dim=-1)
+    def check_finite(self, layers: Sequence[int] | None = None) -> None:
+        """Raise `DataError` naming the first text and layer (of some, or all) with a NaN or an infinity."""
+        chosen = self.layers if layers is None else layers
+        rows = [self.row_of(layer) for layer in chosen]
+        bad = ~torch.isfinite(self.values).all(dim=-1)[:, rows]
         if bad.any():
             text, row = bad.nonzero()[0].tolist()
             raise DataError(
-                f"activations are not finite: text {text}, layer {self.layers[row]}; check that text, "
+                f"activations are not finite: text {text}, layer {chosen[row]}; check that text, "
                 "or load the model in float32 (in float64 call model.model.set_attn_implementation('sdpa'))"
             )
 

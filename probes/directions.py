@@ -118,15 +118,15 @@ class Direction:
 
         Raises:
             LayerError: the activations lack one of the layers.
-            DataError: the widths differ.
+            DataError: the widths differ, or an activation at one of the layers is not finite.
         """
         if acts.values.shape[-1] != self.d_model:
             raise DataError(
                 f"direction {self.name!r} has width {self.d_model} but the activations have "
                 f"{acts.values.shape[-1]}; they come from another model"
             )
-        rows = [acts.row_of(layer) for layer in self.layers]
-        values = acts.values[:, rows]
+        acts.check_finite(self.layers)
+        values = acts.values[:, [acts.row_of(layer) for layer in self.layers]]
         return torch.einsum("tld,ld->tl", values, self.vectors.to(values.device)).cpu()
 
     def at_layer(self, layer: int) -> "Direction":

@@ -45,7 +45,7 @@ class Probe:
 
         Raises:
             LayerError: the activations lack the layer.
-            DataError: they come from a model of another width.
+            DataError: they come from a model of another width, or are not finite.
         """
         return self.scores(acts)[:, self.direction.row_of(self.layer if layer is None else layer)]
 

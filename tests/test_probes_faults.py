@@ -130,6 +130,18 @@ def test_fit_names_the_block_and_the_units_of_its_direction():
     torch.testing.assert_close(probe.score(acts), projected[:, 2] - probe.thresholds[2])
 
 
+def test_scores_are_refused_where_a_layer_of_the_probe_is_not_finite_and_only_there():
+    acts, labels, groups, _ = planted(families=20)
+    probe = probes.fit(acts, labels, groups=groups, method="difference_of_means")
+    wide = torch.cat([acts.values, torch.full_like(acts.values[:, :1], torch.inf)], 1)
+    overflown = probes.Activations(wide, (*acts.layers, 90))
+    torch.testing.assert_close(probe.score(overflown), probe.score(acts))
+    wide[3, 1, 0] = torch.nan
+    for read in (probe.score, probe.scores, probe.direction.project):
+        with pytest.raises(probes.DataError, match=f"not finite: text 3, layer {acts.layers[1]};"):
+            read(overflown)
+
+
 def test_fit_selects_its_layer_on_whole_families():
     """A layer that betrays the families must lose to one that knows the concept."""
     betrayed, labels, groups = signatures()
